@@ -1,0 +1,90 @@
+"""How a classifier is trained, and the record of how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from streamsparse.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: Adam, with a learning rate that is halved at regular intervals.
+
+    Attributes:
+        epochs: passes over the training images.
+        learning_rate: Adam's, in the first epoch.
+        halve_every: epochs between two halvings of the learning rate.
+        batch_size: images per step; a smaller remainder of an epoch is used too.
+        shift_pixels: each image is moved by up to this many pixels in each direction, at random, and filled
+            with its own darkest value; 0 leaves the images alone.
+        seed: of the order of the images and of the shifts.
+        device: as `torch.device` takes it.
+        mixed_precision: bfloat16 forward passes; meant for CUDA.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 1e-3
+    halve_every: int = 7
+    batch_size: int = 64
+    shift_pixels: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    mixed_precision: bool = False
+
+    def __post_init__(self) -> None:
+        positive = (self.epochs, self.learning_rate, self.halve_every, self.batch_size)
+        if min(positive) <= 0 or self.shift_pixels < 0:
+            raise UsageError(
+                "a training recipe is out of range",
+                expected="positive epochs, learning rate, halving interval and batch size; no negative shift",
+                got=self,
+                remedy="correct the recipe",
+            )
+
+    def learning_rate_in(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return float(self.learning_rate * 0.5 ** (epoch // self.halve_every))
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Learning from the logits of another network as well as from the labels.
+
+    Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531.
+
+    Attributes:
+        teacher: takes the same images and gives the same classes; it is not changed.
+        temperature: divides both networks' logits before the softmax.
+        weight: of the teacher's share of the loss, 0 to 1; the labels have the rest.
+    """
+
+    teacher: nn.Module
+    temperature: float = 4.0
+    weight: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and 0 <= self.weight <= 1):
+            raise UsageError(
+                "a distillation is out of range",
+                expected="temperature > 0 and 0 <= weight <= 1",
+                got=f"temperature {self.temperature}, weight {self.weight}",
+                remedy="correct the distillation",
+            )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training images.
+
+    Attributes:
+        learning_rate: Adam's.
+        loss: mean over the training images, while the weights were changing.
+        validation_accuracy: fraction, after the epoch; None without validation images.
+    """
+
+    learning_rate: float
+    loss: float
+    validation_accuracy: float | None
