@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
+from typing import Any
 
 
 class Role(StrEnum):
@@ -138,6 +139,12 @@ class LayerGeometry:
         if self.kind == "linear":
             return prod(self.output_shape[:-1])
         return prod(self.output_shape[1:])
+
+
+def geometry_from_json(value: dict[str, Any]) -> LayerGeometry:
+    """The inverse of `dataclasses.asdict`; TypeError or KeyError if fields are missing."""
+    fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    return LayerGeometry(**{**fields, "padding": tuple((before, after) for before, after in value["padding"])})
 
 
 @dataclass(frozen=True)

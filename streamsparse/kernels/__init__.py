@@ -1,0 +1,1 @@
+"""Pure functions on arrays: no paths, no modules, no logging, explicit accumulation dtypes."""

@@ -1,0 +1,105 @@
+"""Small whole objects in a store: JSON documents and files of bytes, each written atomically."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from streamsparse.errors import CorruptDataError
+from streamsparse.store.failures import storage_errors
+
+
+class Documents:
+    """Whole objects by key. A local write goes through a temporary file and a rename; on an object store an
+    object appears whole or not at all.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._prototype = default_buffer_prototype()
+
+    def read(self, key: str) -> bytes | None:
+        """The bytes at `key`, or None."""
+        with storage_errors(key):
+            value = sync(self._store.get(key, self._prototype))
+        return None if value is None else value.to_bytes()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace the object at `key` as one atomic step."""
+        with storage_errors(key):
+            sync(self._store.set(key, self._prototype.buffer.from_bytes(data)))
+
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write unless the key exists; returns what is there afterwards, whoever wrote it."""
+        with storage_errors(key):
+            sync(self._store.set_if_not_exists(key, self._prototype.buffer.from_bytes(data)))
+        return self.read(key) or data
+
+    def read_json(self, key: str) -> dict[str, Any] | None:
+        """The JSON object at `key`, or None.
+
+        Raises:
+            CorruptDataError: the bytes are not a JSON object.
+        """
+        data = self.read(key)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise _not_json(key, str(error)) from error
+        if not isinstance(value, dict):
+            raise _not_json(key, type(value).__name__)
+        return value
+
+    def write_json(self, key: str, value: dict[str, Any]) -> None:
+        """Replace the JSON object at `key`."""
+        self.write(key, json.dumps(value, indent=1).encode())
+
+    def exists(self, key: str) -> bool:
+        with storage_errors(key):
+            return sync(self._store.exists(key))
+
+    def names(self, prefix: str) -> list[str]:
+        """Sorted names directly below `prefix`."""
+        with storage_errors(prefix):
+            return sorted(sync(_collect(self._store.list_dir(prefix))))
+
+    def keys(self, prefix: str) -> list[str]:
+        """Sorted keys of all objects below `prefix`."""
+        with storage_errors(prefix):
+            return sorted(sync(_collect(self._store.list_prefix(prefix))))
+
+    def delete(self, prefix: str) -> None:
+        """Remove everything below `prefix`."""
+        with storage_errors(prefix):
+            sync(self._store.delete_dir(prefix))
+
+    def delete_key(self, key: str) -> None:
+        """Remove one object, if it is there."""
+        with storage_errors(key):
+            sync(self._store.delete(key))
+
+    def size_bytes(self, prefix: str) -> int:
+        """Bytes stored below `prefix`."""
+        with storage_errors(prefix):
+            return sync(self._store.getsize_prefix(prefix)) if self.names(prefix) else 0
+
+
+async def _collect(names: AsyncIterator[str]) -> list[str]:
+    return [name async for name in names]
+
+
+def _not_json(key: str, got: str) -> CorruptDataError:
+    return CorruptDataError(
+        "A document of the run is not readable.",
+        expected="a JSON object",
+        got=got,
+        where=key,
+        remedy="restore the file from a copy, or delete it and run the stage again",
+    )

@@ -1,0 +1,62 @@
+"""The layout of a run, version 1. Every key of the store is named here and nowhere else.
+
+    RUN/
+      manifest.json                                   what was captured: model, data, channel graph, versions, seeds
+      model/weights.safetensors                       the original weights, so that a run is complete in itself
+      activations/STREAM/shard-IIII-of-NNNN/
+        plan.json                                     arrays, batches, dtype, codec; written before any array
+        LAYER@CALL/input, LAYER@CALL/output           Zarr v3 arrays (images, ...), chunks of whole images
+        commits/batch-BBBBBBBB.json                   written last: the batch is whole in every array
+      statistics/STREAM/LAYER/                        record: sums by fold, float64
+      solution/SETTINGS/fronts/GROUP/                 record: best support for every count
+      solution/SETTINGS/plan.json                     chosen counts and supports
+      solution/SETTINGS/weights/LAYER/                record: refitted weight and bias
+      checkpoints/NAME/model.safetensors, config.json
+      checkpoints/NAME/evaluation.json
+
+A *stream* is one pass of a model over the images: `original`, or `refit-001` and so on for sequential refits.
+A *record* is a set of Zarr arrays and a `record.json` that is written last; without it the arrays do not count.
+Arrays of activations are filled with NaN where a chunk is missing, and captured values are finite, so a lost
+chunk is never read as zeros.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+SCHEMA_VERSION = 1
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model/weights.safetensors"
+PLAN = "plan.json"
+RECORD = "record.json"
+ORIGINAL_STREAM = "original"
+
+
+def part(name: str) -> str:
+    """A layer, group or stream name as one safe component of a key."""
+    return quote(name, safe="") or "%"
+
+
+def shard_prefix(stream: str, index: int, count: int) -> str:
+    return f"activations/{part(stream)}/shard-{index:04d}-of-{count:04d}"
+
+
+def array_key(shard: str, layer: str, call: int, side: str) -> str:
+    return f"{shard}/{part(layer)}@{call}/{side}"
+
+
+def commit_key(shard: str, batch: int) -> str:
+    return f"{shard}/commits/batch-{batch:08d}.json"
+
+
+def statistics_key(stream: str, layer: str) -> str:
+    return f"statistics/{part(stream)}/{part(layer)}"
+
+
+def solution_prefix(settings: str) -> str:
+    return f"solution/{part(settings)}"
+
+
+def checkpoint_prefix(name: str) -> str:
+    return f"checkpoints/{part(name)}"
