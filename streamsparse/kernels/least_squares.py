@@ -1,0 +1,85 @@
+"""Least squares on second moments as plain arrays: solutions that no singular Gram can upset.
+
+Notation: G = XᵀX/T (columns, columns), B = XᵀY/T (columns, outputs), weights Qᵀ = (G + ridge)⁻¹ B.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.linalg import LinAlgError, cho_solve, cholesky, eigh
+
+DEFAULT_RIDGE = 1e-8
+"""Relative to a channel's own mean diagonal: far above round-off in float64, far below any useful error."""
+
+
+def ridge_solution(
+    gram: Float64[np.ndarray, "columns columns"],
+    cross: Float64[np.ndarray, "columns outputs"],
+    ridge: float | Float64[np.ndarray, " columns"],
+) -> Float64[np.ndarray, "columns outputs"]:
+    """Solve (G + diag(ridge)) X = B by Cholesky.
+
+    A numerically singular system gets the solution of least norm (in units of the columns' own scales): the
+    eigenvalues below round-off are cut. Deterministic.
+
+    Args:
+        gram: symmetric positive semidefinite up to round-off.
+        cross: right-hand sides.
+        ridge: added to the diagonal, in units of the Gram.
+    """
+    system = np.array(gram)
+    system[np.diag_indices_from(system)] += ridge
+    factor = _well_conditioned_factor(system)
+    if factor is None:
+        return _truncated_solution(system, cross)
+    solution: np.ndarray = cho_solve((factor, True), cross, check_finite=False)
+    return solution
+
+
+def _well_conditioned_factor(system: np.ndarray) -> np.ndarray | None:
+    """Lower Cholesky factor, or None when a pivot is lost in the round-off of its diagonal."""
+    try:
+        factor: np.ndarray = cholesky(system, lower=True, check_finite=False)
+    except LinAlgError:
+        return None
+    lost = len(system) * np.finfo(np.float64).eps * system.diagonal()
+    return None if (np.square(factor.diagonal()) <= lost).any() else factor
+
+
+def _truncated_solution(system: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    diagonal = system.diagonal()
+    scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
+    values, vectors = eigh(system * scale[:, None] * scale, check_finite=False)
+    kept = values > len(system) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+    basis = scale[:, None] * vectors[:, kept]
+    solution: np.ndarray = basis @ ((basis.T @ cross) / values[kept, None])
+    return solution
+
+
+def partial_out(
+    gram: Float64[np.ndarray, "columns columns"],
+    cross: Float64[np.ndarray, "columns outputs"],
+    power: float,
+    kept_columns: Int64[np.ndarray, " kept"],
+    ridge: float = DEFAULT_RIDGE,
+) -> tuple[Float64[np.ndarray, "rest rest"], Float64[np.ndarray, "rest outputs"], float]:
+    """Moments of what remains to be explained when some columns always stay (the Schur complement).
+
+    The channels of other groups in one consumer's input are context: regressing both sides on them first leaves
+    a standard problem over the remaining columns, in their old order, with the same optimal errors
+    (Frisch–Waugh–Lovell). `power` becomes the error that the context alone leaves, in the same units.
+
+    Args:
+        ridge: relative to the kept columns' own diagonal.
+    """
+    rest = np.setdiff1d(np.arange(len(gram)), kept_columns)
+    context = gram[np.ix_(kept_columns, kept_columns)]
+    bridge = gram[np.ix_(kept_columns, rest)]  # (kept, rest)
+    diagonal = context.diagonal()
+    penalty = ridge * np.where(diagonal > 0, diagonal, max(float(gram.diagonal().max()), 1.0))
+    both = ridge_solution(context, np.hstack([bridge, cross[kept_columns]]), penalty)
+    on_rest, on_responses = both[:, : len(rest)], both[:, len(rest) :]
+    remaining = gram[np.ix_(rest, rest)] - bridge.T @ on_rest
+    remaining_power = max(0.0, power - float(np.vdot(cross[kept_columns], on_responses)))
+    return (remaining + remaining.T) / 2, cross[rest] - bridge.T @ on_responses, remaining_power
