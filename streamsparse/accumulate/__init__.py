@@ -1,0 +1,14 @@
+"""Accumulate: stored activations into sufficient statistics, once, out of core, on any executor."""
+
+from streamsparse.accumulate.executors import open_executor
+from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
+from streamsparse.accumulate.stage import AccumulateReport, accumulate_stream
+
+__all__ = [
+    "AccumulatePlan",
+    "AccumulateReport",
+    "AccumulateSettings",
+    "accumulate_stream",
+    "open_executor",
+    "plan_accumulation",
+]

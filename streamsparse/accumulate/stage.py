@@ -1,0 +1,73 @@
+"""From a captured stream to committed statistics, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+from streamsparse.accumulate.executors import Executor, Reduction, SerialExecutor
+from streamsparse.accumulate.plan import AccumulatePlan, LayerPlan
+from streamsparse.accumulate.task import sum_batches, sum_from
+from streamsparse.errors import UsageError
+from streamsparse.events import OnEvent, Reused, ignore, reporting
+from streamsparse.kernels.folds import merge_folds
+from streamsparse.store import Run, layout
+from streamsparse.store.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class AccumulateReport:
+    """What an accumulation did.
+
+    Attributes:
+        layers: summed now; reused_layers: found committed from the same batches and settings.
+        images: per layer.
+        patches: rows over all layers summed now.
+        seconds: wall time.
+    """
+
+    layers: int
+    reused_layers: int
+    images: int
+    patches: int
+    seconds: float
+
+
+def accumulate_stream(
+    run: Run, plan: AccumulatePlan, *, executor: Executor | None = None, on_event: OnEvent = ignore
+) -> AccumulateReport:
+    """Sum every layer of the plan and commit it; layers committed from the same batches are kept.
+
+    Raises:
+        CorruptDataError, NonFiniteError: damaged or unusable activations; finished layers stay committed.
+        ClusterError: workers or scheduler are gone; finished layers stay committed.
+        UsageError: a run in memory on an executor of other processes.
+    """
+    executor = executor or SerialExecutor()
+    if run.url == "memory://" and executor.name == "dask":
+        raise UsageError(
+            "A run in memory cannot be read by other processes.",
+            expected="the serial or threads executor, or a RUN on disk",
+            got=executor.name,
+        )
+    started = perf_counter()
+    stage = "accumulate" if plan.stream == layout.ORIGINAL_STREAM else f"accumulate {plan.stream}"
+    statistics = Statistics(run, plan.stream)
+    todo = {layer.layer.geometry.layer: layer for layer in plan.layers if not _committed(statistics, layer)}
+    reused = len(plan.layers) - len(todo)
+    if reused:
+        on_event(Reused(stage, f"{reused} of {len(plan.layers)} layers"))
+    work = sum_batches if executor.name == "dask" else partial(sum_from, run)
+    reductions = [Reduction(name, layer.tasks, work, merge_folds) for name, layer in todo.items()]
+    with reporting(stage, sum(len(layer.tasks) for layer in todo.values()), "tasks", on_event) as advance:
+        for name, sums in executor.run(reductions, lambda _: advance(1)):
+            description = {"source": todo[name].source, "images": plan.images, "stream": plan.stream}
+            statistics.write(todo[name].layer.geometry, sums, description)
+    patches = sum(layer.layer.geometry.patches_per_image * plan.images for layer in todo.values())
+    return AccumulateReport(len(todo), reused, plan.images, patches, perf_counter() - started)
+
+
+def _committed(statistics: Statistics, layer: LayerPlan) -> bool:
+    found = statistics.description(layer.layer.geometry.layer)
+    return found is not None and found.get("source") == layer.source

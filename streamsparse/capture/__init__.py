@@ -1,0 +1,19 @@
+"""Capture: a model over calibration images, its layers' inputs and outputs into a run."""
+
+from streamsparse.capture.images import Images, calibration_images
+from streamsparse.capture.manifest import Subject, describe
+from streamsparse.capture.plan import CaptureSettings, plan_stream
+from streamsparse.capture.stage import CaptureReport, capture_stream
+from streamsparse.capture.taps import Taps
+
+__all__ = [
+    "CaptureReport",
+    "CaptureSettings",
+    "Images",
+    "Subject",
+    "Taps",
+    "calibration_images",
+    "capture_stream",
+    "describe",
+    "plan_stream",
+]

@@ -1,0 +1,102 @@
+"""What a capture will do, before it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from streamsparse.capture.taps import count_calls
+from streamsparse.errors import ModelError, UsageError
+from streamsparse.store.codecs import DEFAULT_CODEC, compressors
+from streamsparse.store.layout import ORIGINAL_STREAM
+from streamsparse.store.stream import CapturedLayer, StreamPlan
+from streamsparse.types import ChannelGraph
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How activations are dumped.
+
+    Attributes:
+        dtype: "float16" (checked for overflow) or "float32".
+        codec: by name, see `store.codecs`.
+        batch_images: images per forward pass and per committed batch.
+        shard, shards: capture shard number `shard` (from 0) of `shards`.
+        device: of the model, "cpu" or "cuda" or "cuda:N".
+    """
+
+    dtype: str = "float16"
+    codec: str = DEFAULT_CODEC
+    batch_images: int = 250
+    shard: int = 0
+    shards: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        compressors(self.codec)
+        if self.dtype not in ("float16", "float32"):
+            raise UsageError("Unknown dtype.", expected="float16 | float32", got=self.dtype, where="--dtype")
+        if self.batch_images < 1:
+            raise UsageError("A batch holds images.", expected="≥ 1", got=self.batch_images, where="--batch-size")
+        if not 0 <= self.shard < self.shards:
+            raise UsageError(
+                "There is no such shard.",
+                expected=f"I/N with 1 ≤ I ≤ N, such as 1/{self.shards}",
+                got=f"{self.shard + 1}/{self.shards}",
+                where="--shard",
+            )
+
+
+def plan_stream(
+    model: nn.Module,
+    graph: ChannelGraph,
+    example: Tensor,
+    images: int,
+    settings: CaptureSettings,
+    *,
+    stream: str = ORIGINAL_STREAM,
+    layers: Sequence[str] | None = None,
+) -> StreamPlan:
+    """Plan one shard of one stream.
+
+    Args:
+        model: on the device of `example`, in eval mode.
+        graph: its channel groups; their consumers are captured.
+        example: one image, (1, *shape).
+        images: of the whole run.
+        settings: how to dump.
+        stream: name of the pass.
+        layers: only these consumers.
+
+    Raises:
+        ModelError: no layer to capture.
+    """
+    wanted = [layer for layer in consumers_of(graph) if layers is None or layer in layers]
+    calls = count_calls(model, wanted, example)
+    if not calls:
+        raise ModelError(
+            "The model has no layer whose input channels could be removed.",
+            expected="a convolution or linear layer that consumes a channel group",
+            got=f"{len(graph.groups)} groups, {len(graph.frozen)} frozen sets of channels",
+            remedy="`streamsparse inspect --groups` names the operations that freeze the channels",
+        )
+    first, last = (images * part // settings.shards for part in (settings.shard, settings.shard + 1))
+    return StreamPlan(
+        stream=stream,
+        shard=settings.shard,
+        shards=settings.shards,
+        first_image=first,
+        images=last - first,
+        batch_images=max(1, min(settings.batch_images, last - first)),
+        dtype=settings.dtype,
+        codec=settings.codec,
+        layers=tuple(CapturedLayer(graph.layers[layer], number) for layer, number in calls.items()),
+    )
+
+
+def consumers_of(graph: ChannelGraph) -> list[str]:
+    """Layers that consume a channel group, in order of execution."""
+    consuming = {consumer.layer for group in graph.groups for consumer in group.consumers}
+    return [layer for layer in graph.layers if layer in consuming]

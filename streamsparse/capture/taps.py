@@ -1,0 +1,131 @@
+"""Forward hooks that read the inputs and outputs of the layers that are to be solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from streamsparse.errors import HalfOverflowError, ModelError, NonFiniteError
+
+Values = dict[tuple[str, int, str], Tensor]
+"""(layer, call, side) -> (images, *shape)"""
+
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+class Taps:
+    """Runs images through a model and returns its layers' activations.
+
+    The inputs may come from another model than the outputs: in a sequential refit the inputs are those that the
+    already pruned layers now produce, the outputs are the original's.
+    """
+
+    def __init__(self, layers: Mapping[str, int], inputs_from: nn.Module, outputs_from: nn.Module | None = None):
+        """
+        Args:
+            layers: module path -> calls per forward pass.
+            inputs_from: the model whose layers' inputs are read.
+            outputs_from: the model whose layers' outputs are read; None for the same.
+        """
+        self._layers = dict(layers)
+        self._inputs_from = inputs_from
+        self._outputs_from = inputs_from if outputs_from is None else outputs_from
+
+    def __call__(self, images: Tensor, dtype: str) -> Values:
+        """Activations of one batch on the CPU, in the given dtype, finite; copies, never views.
+
+        Raises:
+            NonFiniteError: NaN or infinity among them, with the layer.
+            HalfOverflowError: values beyond float16.
+            ModelError: a layer was called another number of times than announced.
+        """
+        values: Values = {}
+        with torch.inference_mode():
+            if self._inputs_from is self._outputs_from:
+                with _hooked(self._inputs_from, self._layers, ("input", "output"), dtype, values):
+                    self._inputs_from(images)
+            else:
+                for model, side in ((self._inputs_from, "input"), (self._outputs_from, "output")):
+                    with _hooked(model, self._layers, (side,), dtype, values):
+                        model(images)
+        for layer, calls in self._layers.items():
+            if (layer, calls - 1, "output") not in values or (layer, calls, "output") in values:
+                raise ModelError(
+                    f"Layer '{layer}' was called another number of times than on the example image.",
+                    expected=calls,
+                    got=sum((layer, call, "output") in values for call in range(calls + 8)),
+                    where=layer,
+                    remedy="models whose control flow depends on the data cannot be captured",
+                )
+        return values
+
+
+def count_calls(model: nn.Module, layers: list[str], example: Tensor) -> dict[str, int]:
+    """How often one forward pass calls each layer; layers that hooks never see are left out."""
+    calls = dict.fromkeys(layers, 0)
+
+    def count(layer: str) -> Any:
+        def hook(*_: object) -> None:
+            calls[layer] += 1
+
+        return hook
+
+    handles = [model.get_submodule(layer).register_forward_hook(count(layer)) for layer in layers]
+    try:
+        with torch.inference_mode():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {layer: number for layer, number in calls.items() if number}
+
+
+@contextmanager
+def _hooked(
+    model: nn.Module, layers: Mapping[str, int], sides: tuple[str, ...], dtype: str, values: Values
+) -> Iterator[None]:
+    def hook_of(layer: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            call = sum((layer, number, sides[0]) in values for number in range(layers[layer] + 1))
+            given = args[0] if args else kwargs["input"]
+            for side in sides:
+                tensor = given if side == "input" else output
+                values[layer, call, side] = _stored(tensor, dtype, layer, side)
+
+        return hook
+
+    handles = [
+        model.get_submodule(layer).register_forward_hook(hook_of(layer), with_kwargs=True) for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stored(tensor: Tensor, dtype: str, layer: str, side: str) -> Tensor:
+    """A finite copy on the CPU; a copy even where dtype and device already fit, for in-place operations follow."""
+    stored = tensor.detach().to(_DTYPES[dtype], copy=True)
+    if not bool(torch.isfinite(stored).all()):
+        where = f"{side} of layer '{layer}'"
+        if bool(torch.isfinite(tensor).all()):
+            raise HalfOverflowError(
+                f"The {where} does not fit into float16.",
+                expected="magnitudes up to 65,504",
+                got=f"{tensor.abs().max().item():.6g}",
+                where=where,
+                remedy="capture with --dtype float32",
+            )
+        raise NonFiniteError(
+            f"The {where} is not finite.",
+            expected="finite activations",
+            got="NaN or infinity",
+            where=where,
+            remedy="check the model's weights and the preprocessing of the images",
+        )
+    return stored.cpu()
