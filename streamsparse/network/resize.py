@@ -33,7 +33,8 @@ def fit_to_tensors(
         model: a model from the original constructor, with the original widths.
         tensors: one tensor per name of `model.state_dict()`, each dimension at most the original's, same dtype.
         groups: number of groups by module path, for every convolution and GroupNorm that has more than one, as
-            `channel_groups` of the pruned model gives it. None: inferred where the shapes leave no choice.
+            `channel_groups` of the pruned model gives it; absent layers have one. None: inferred where the
+            shapes leave no choice.
 
     Raises:
         WeightsError: names, ranks, shapes or dtypes do not fit the model, or groups are ambiguous. The model is
@@ -168,7 +169,8 @@ def _identical(left: Tensor, right: Tensor) -> bool:
 def _all_attributes(
     model: nn.Module, tensors: Mapping[str, Tensor], groups: Mapping[str, int] | None
 ) -> list[tuple[nn.Module, Attributes]]:
-    _check_groups(channel_groups(model), groups or {})
+    original = channel_groups(model)
+    _check_groups(original, groups or {})
     plan: list[tuple[nn.Module, Attributes]] = []
     for path, module in _modules(model):
         leaves = dict(_leaves(module))
@@ -177,21 +179,26 @@ def _all_attributes(
         declared = None if groups is None else groups.get(path, 1)
         if changed:
             plan.append((module, width_attributes(path, module, shapes, declared)))
-        elif declared is not None and path in (groups or {}):
-            width_attributes(path, module, shapes, declared)  # only to check the declaration
+        elif declared is not None and declared != original.get(path, 1):
+            raise _groups_error(f"{original[path]} groups, as the shapes are the original's", declared, path)
     return plan
 
 
 def _check_groups(original: Mapping[str, int], declared: Mapping[str, int]) -> None:
     for path, count in declared.items():
         if not 1 <= count <= original.get(path, 1):
-            raise WeightsError(
-                "A number of groups does not fit the original.",
-                expected=f"1 to {original[path]} groups" if path in original else "a grouped layer of the model",
-                got=count,
-                where=path,
-                remedy="Pass the groups of the model that the tensors come from.",
-            )
+            expected = f"1 to {original[path]} groups" if path in original else "a grouped layer of the model"
+            raise _groups_error(expected, count, path)
+
+
+def _groups_error(expected: str, got: int, path: str) -> WeightsError:
+    return WeightsError(
+        "A number of groups does not fit the original.",
+        expected=expected,
+        got=got,
+        where=path,
+        remedy="Pass all of channel_groups(model that the tensors come from); absent layers have one.",
+    )
 
 
 def _replacements(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def width_attributes(path: str, module: nn.Module, shapes: Shapes, groups: int |
         path: of the module, for messages.
         module: of the original, with the original's attributes.
         shapes: of the module's own parameters and persistent buffers, by local name.
-        groups: the number of groups where it is known; 1 also stands for "not listed"; None: unknown.
+        groups: the number of groups where it is known; None: unknown.
 
     Raises:
         WeightsError: the shapes contradict each other, leave the number of groups open, or belong to a module
@@ -151,18 +151,17 @@ def _options(original: int, channels: int, group_size: int, whole_groups: bool) 
 
 
 def _choose(path: str, original: int, options: set[int], declared: int | None, shape: tuple[int, ...]) -> int:
+    """The declared number, where there is one, else the only one that explains the shape."""
     if original == 1:
         return 1
-    if declared is not None and declared > 1 and shape[0] % declared == 0:
+    if declared is not None and shape[0] % declared == 0:
         return declared
-    if declared == 1 and 1 in options:
-        return 1
-    if declared in (None, 1) and len(options) == 1:
+    if declared is None and len(options) == 1:
         return options.pop()
     raise WeightsError(
         "The number of groups does not follow from the shapes.",
         expected=f"one of {sorted(options)} groups (the original has {original})",
-        got="no number of groups" if declared in (None, 1) else declared,
+        got="no number of groups" if declared is None else declared,
         where=f"{path}, weight {shape}",
         remedy="Pass groups={path: number} as channel_groups() of the pruned model gives it.",
     )

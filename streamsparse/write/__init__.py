@@ -1,0 +1,1 @@
+"""Cut the chosen channels out and write what remains: checkpoints and exports."""
