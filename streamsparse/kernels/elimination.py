@@ -79,7 +79,7 @@ class _Consumer:
         system[np.diag_indices_from(system)] += self.penalty[columns]
         self.inverse = inverse(system)
         self.weights = self.inverse @ self.regression.cross[columns]  # Q, (columns, outputs)
-        self.blocks = _diagonal_blocks(self.inverse, self.taps)
+        self.blocks = diagonal_blocks(self.inverse, self.taps)
         self.pending = np.zeros((len(columns), 0), order="F")
 
     def scores(self) -> np.ndarray:
@@ -112,7 +112,7 @@ class _Consumer:
         self.pending = np.zeros((len(self.inverse), 0), order="F")
 
 
-def _diagonal_blocks(matrix: np.ndarray, taps: int) -> np.ndarray:
+def diagonal_blocks(matrix: np.ndarray, taps: int) -> np.ndarray:
     """Copies of the diagonal blocks, (positions, taps, taps)."""
     positions = len(matrix) // taps
     blocks = matrix.reshape(positions, taps, positions, taps)

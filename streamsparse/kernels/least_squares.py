@@ -32,7 +32,7 @@ def ridge_solution(
     system[np.diag_indices_from(system)] += ridge
     factor = _well_conditioned_factor(system)
     if factor is None:
-        return _truncated_solution(system, cross)
+        return truncated_solution(system, cross)
     solution: np.ndarray = cho_solve((factor, True), cross, check_finite=False)
     return solution
 
@@ -47,7 +47,10 @@ def _well_conditioned_factor(system: np.ndarray) -> np.ndarray | None:
     return None if (np.square(factor.diagonal()) <= lost).any() else factor
 
 
-def _truncated_solution(system: np.ndarray, cross: np.ndarray) -> np.ndarray:
+def truncated_solution(
+    system: Float64[np.ndarray, "columns columns"], cross: Float64[np.ndarray, "columns outputs"]
+) -> Float64[np.ndarray, "columns outputs"]:
+    """The solution of least norm of a singular or slightly indefinite system, eigenvalues in round-off cut."""
     diagonal = system.diagonal()
     scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     values, vectors = eigh(system * scale[:, None] * scale, check_finite=False)

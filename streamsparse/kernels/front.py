@@ -1,0 +1,134 @@
+"""All methods on one channel group: from its statistics to its Pareto front.
+
+Neither selector wins everywhere: backward elimination is better at mild sparsity, the entropic path at strong
+sparsity, and exchanges improve both. The front keeps the best of all at every count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from streamsparse.errors import UsageError
+from streamsparse.kernels.elimination import eliminate
+from streamsparse.kernels.entropic_path import PathPoint, entropic_path
+from streamsparse.kernels.exchange import Surroundings, addition_gains, search
+from streamsparse.kernels.least_squares import DEFAULT_RIDGE
+from streamsparse.kernels.pareto import Front, held_out_errors, trivial_front
+from streamsparse.kernels.regression import Problem, chain_errors, check_problem, safe_ridge, support_error
+
+__all__ = ["Front", "Method", "held_out_errors", "solve_front"]
+
+Method = Literal["best", "entropic", "elimination"]
+
+_SWAP_CANDIDATES = 64
+_EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
+_SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
+_FLOPS_PER_CANDIDATE = 5e6  # what the scoring of one leaving position costs beside its arithmetic
+
+
+def solve_front(
+    problem: Problem,
+    *,
+    method: Method = "best",
+    counts: Sequence[int] | None = None,
+    ridge: float = DEFAULT_RIDGE,
+    on_iteration: Callable[[PathPoint], None] | None = None,
+) -> Front:
+    """The Pareto front of one channel group.
+
+    Args:
+        problem: the consumers' regressions.
+        method: "entropic" (the path over both hyperparameters), "elimination" (backward), or "best": both, and
+            exchanges that start from the better of them.
+        counts: where "best" tries exchanges; None spreads as many counts as a fixed effort allows, all of
+            them for small groups. Every count of the front is filled in any case.
+        ridge: relative to each channel's mean diagonal, raised by powers of ten where a Gram needs it.
+        on_iteration: called with every point of the entropic path.
+    """
+    if method not in ("best", "entropic", "elimination"):
+        raise UsageError("There is no such method.", expected="best, entropic or elimination", got=method)
+    positions = check_problem(problem)
+    ridge = safe_ridge(problem, ridge)
+    front = trivial_front(problem, ridge)
+    if method in ("best", "elimination"):
+        elimination = eliminate(problem, ridge)
+        front = front.offer_chain(elimination.order[::-1], elimination.errors, "elimination")
+    if method in ("best", "entropic"):
+        front = _with_entropic(front, problem, on_iteration)
+    if method == "best":
+        chosen = _exchange_counts(problem) if counts is None else counts
+        inner = sorted({count for count in chosen if 0 < count < positions}, reverse=True)
+        front = _with_exchanges(front, problem, inner)
+    return _tightened(front, problem)
+
+
+def _with_entropic(front: Front, problem: Problem, on_iteration: Callable[[PathPoint], None] | None) -> Front:
+    """Offer the nested supports of every point of the path: by weight up to its size."""
+    points = entropic_path(problem, on_point=on_iteration)
+    for number, point in enumerate(points):
+        kept = len(point.support)
+        order = point.ranking[:kept]
+        if number == 0:  # beyond the first point's size the channels that it dropped at once follow by gain
+            gains = addition_gains(problem, order, front.ridge)
+            dropped = point.ranking[kept:]
+            order = np.append(order, dropped[np.argsort(-gains[dropped], kind="stable")])
+        front = front.offer_chain(order, chain_errors(problem, order, front.ridge), "entropic")
+    return front
+
+
+def _exchange_counts(problem: Problem) -> list[int]:
+    """Evenly spread counts whose searches stay within the fixed effort."""
+    positions = problem[0].positions
+    every = np.arange(1, positions)
+    flops = np.zeros(len(every))
+    for regression in problem:
+        kept = every * regression.taps
+        dropped = (positions - every) * regression.taps
+        flops += kept**3 + 2.0 * kept**2 * dropped + 4.0 * kept * dropped * regression.outputs
+        flops += np.minimum(_SWAP_CANDIDATES, every) * _FLOPS_PER_CANDIDATE
+    stride = max(1, int(np.ceil(_SEARCHES_PER_COUNT * flops.sum() / _EXCHANGE_FLOPS)))
+    return [int(count) for count in every[stride - 1 :: stride]]
+
+
+def _with_exchanges(front: Front, problem: Problem, counts: list[int]) -> Front:
+    """Search from the front's support at each count, largest first; each result seeds the sizes beside it."""
+    for count in counts:
+        found = search(problem, front.supports[count], front.ridge, candidates=_SWAP_CANDIDATES)
+        front = front.offer(found.support, found.error, "exchange")
+        front = front.merge(_beside(problem, found, front), "exchange")
+    return front
+
+
+def _beside(problem: Problem, found: Surroundings, front: Front) -> list[tuple[np.ndarray, float]]:
+    """The best supports one position smaller and one larger, where they beat the front."""
+    count = len(found.support)
+    cheapest = int(np.argmin(found.removal_costs))
+    best = int(np.argmax(found.addition_gains))
+    smaller = np.delete(found.support, cheapest)
+    larger = np.sort(np.append(found.support, found.dropped[best]))
+    candidates = [
+        (smaller, found.error + float(found.removal_costs[cheapest])),
+        (larger, found.error - float(found.addition_gains[best])),
+    ]
+    better = [support for support, error in candidates if error < front.errors[len(support)]]
+    return [
+        (support, float(chain_errors(problem, support, front.ridge)[-1]))
+        for support in better
+        if 0 < len(support) < front.positions and len(support) != count
+    ]
+
+
+def _tightened(front: Front, problem: Problem) -> Front:
+    """Where the front only extended a smaller support, extend it by the best position, with its own error."""
+    for count in range(1, front.positions):
+        if front.errors[count] == front.errors[count - 1] > 0:
+            smaller = front.supports[count - 1]
+            gains = addition_gains(problem, smaller, front.ridge)
+            gains[smaller] = -np.inf
+            support = np.append(smaller, int(np.argmax(gains)))
+            error = support_error(problem, support, front.ridge)
+            front = front.offer(support, error, front.methods[count])
+    return front
