@@ -8,7 +8,7 @@ several seeds, the network with the best validation accuracy is kept; the test s
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -20,6 +20,7 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 
 from pipelines.lenet import LeNet
+from pipelines.lenet_recipes import TRAINING
 from pipelines.mnist import Mnist, load_embedded, load_mnist
 from pipelines.recipe import Epoch, Recipe
 from pipelines.training import Labelled, accuracy, train_classifier
@@ -78,7 +79,7 @@ def train_lenet(data: Labelled, recipe: Recipe, *, on_event: OnEvent = ignore) -
 def main(
     data_root: Annotated[Path | None, typer.Option(help="Directory of the complete MNIST (IDX files).")] = None,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("lenet_mnist.safetensors"),
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 20,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = TRAINING.epochs,
     seed: Annotated[list[int], typer.Option(help="Repeat to train several networks and keep the best.")] = [0],  # noqa: B006
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; part of what makes a run repeatable.")] = 1,
@@ -100,7 +101,7 @@ def main(
     try:
         _check_writable(out)
         data = Mnist(*load_mnist("train", data_root=data_root)).tensors()
-        recipes = [Recipe(epochs=epochs, seed=number, device=device) for number in seed]
+        recipes = [replace(TRAINING, epochs=epochs, seed=number, device=device) for number in seed]
         trained = [_shown(data, recipe, console) for recipe in recipes]
     except StreamsparseError as error:
         console.print(str(error), style="red", markup=False)

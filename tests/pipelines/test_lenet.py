@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -10,8 +12,12 @@ from safetensors.torch import load
 from torch import nn
 
 from pipelines.lenet import LeNet
+from pipelines.lenet_recipes import SHORT_FINE_TUNING, taught_by
+from pipelines.mnist import calibration
 from pipelines.mnist import test as load_test
-from pipelines.training import accuracy
+from pipelines.training import accuracy, fine_tune
+
+DATA = files("pipelines") / "data"
 
 
 def parameters(model: nn.Module) -> int:
@@ -49,14 +55,38 @@ def test_a_channel_of_conv1_is_25_neighbouring_inputs_of_fc1() -> None:
         assert torch.equal(model(images), before)
 
 
-def test_shipped_weights() -> None:
-    data = files("pipelines") / "data"
-    weights = load((data / "lenet_mnist.safetensors").read_bytes())
+def shipped_lenet() -> LeNet:
+    weights = load((DATA / "lenet_mnist.safetensors").read_bytes())
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     model = LeNet()
     model.load_state_dict(weights, strict=True)
-    measured = accuracy(model, load_test().tensors())
+    return model
+
+
+def test_shipped_weights() -> None:
+    readme = (DATA / "README.md").read_text()
+    content = (DATA / "lenet_mnist.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() in readme
+    measured = accuracy(shipped_lenet(), load_test().tensors())
     assert measured >= 0.99
     # One image of 10,000 may fall differently where another processor rounds differently.
-    stated = float((data / "README.md").read_text().split("Test accuracy: **")[1].split(" %")[0])
+    stated = float(readme.split("Test accuracy: **")[1].split(" %")[0])
     assert measured * 100 == pytest.approx(stated, abs=0.011)
+
+
+def test_short_fine_tuning_repairs_a_network_cut_without_refit() -> None:
+    original, cut = shipped_lenet(), shipped_lenet()
+    cut.conv1, cut.fc1 = nn.Conv2d(6, 4, kernel_size=5), nn.Linear(100, 120)
+    cut.load_state_dict(
+        original.state_dict()
+        | {"conv1.weight": original.conv1.weight[:4], "conv1.bias": original.state_dict()["conv1.bias"][:4]}
+        | {"fc1.weight": original.fc1.weight[:, :100]}
+    )
+    images, labels = calibration().tensors()
+    unseen = images[-2000:], labels[-2000:]
+    before = accuracy(cut, unseen)
+    recipe = replace(SHORT_FINE_TUNING, batch_size=64)
+    fine_tune(cut, (images[:4000], labels[:4000]), recipe, distillation=taught_by(original))
+    after = accuracy(cut, unseen)
+    assert before < 0.8
+    assert after > 0.95
