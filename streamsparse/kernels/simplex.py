@@ -16,7 +16,7 @@ from scipy.linalg import eigvalsh
 _ROUNDS = 10
 _GRADIENT_STEPS = 150
 _FACES = 25
-_GAP = 1e-12  # of the size of the objective's terms
+_GAP = 1e-11  # of the largest entry of the gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +57,19 @@ def minimise_on_simplex(
 ) -> Float64[np.ndarray, " entries"]:
     """Minimise wᵀA w − 2bᵀw over probability vectors, from a feasible start.
 
-    Stops when the Frank–Wolfe gap gᵀw − min g, an upper bound of the distance to the optimal value, is at
-    round-off, or after a fixed number of rounds; the result is never worse than the start.
+    The active-set method ends at the optimum up to the round-off of its linear systems; as long as it gives up
+    before, gradient steps bring it nearer. The result is never worse than the start.
     """
     scale = float(np.abs(quadratic.matrix).max() + np.abs(quadratic.vector).max())
     if len(start) == 1 or scale == 0:
         return start
     best, best_value = start, quadratic.value(start)
-    for number in range(_ROUNDS):
-        # The exact step is cheap near the solution; far from it the gradient finds the zeros all at once.
-        point = _solve_on_faces(quadratic, best) if number % 2 == 0 else _project_gradients(quadratic, best)
-        if (value := quadratic.value(point)) < best_value:
-            best, best_value = point, value
-        gradient = quadratic.gradient(best)
-        size = best @ quadratic.matrix @ best + 2 * np.abs(quadratic.vector) @ best
-        if float(gradient @ best - gradient.min()) <= _GAP * float(size):
+    for _ in range(_ROUNDS):
+        point, finished = _solve_on_faces(quadratic, best)
+        for candidate in [point] if finished else [point, _project_gradients(quadratic, point)]:
+            if (value := quadratic.value(candidate)) < best_value:
+                best, best_value = candidate, value
+        if finished:
             break
     return best
 
@@ -98,10 +96,11 @@ def _project_gradients(quadratic: Quadratic, start: np.ndarray) -> np.ndarray:
     return point
 
 
-def _solve_on_faces(quadratic: Quadratic, start: np.ndarray) -> np.ndarray:
+def _solve_on_faces(quadratic: Quadratic, start: np.ndarray) -> tuple[np.ndarray, bool]:
     """Primal active-set method: exact minimiser on a face, then the entry that gains most joins the face.
 
-    Gives up after a number of blocked steps (many entries leave: work for the gradient steps).
+    Gives up after a number of faces (many entries leave: work for the gradient steps); whether it ended at the
+    optimum is the second value.
     """
     point, face = start, np.flatnonzero(start > 0)
     for _ in range(_FACES):
@@ -121,19 +120,20 @@ def _solve_on_faces(quadratic: Quadratic, start: np.ndarray) -> np.ndarray:
             continue
         gradient = quadratic.gradient(point)
         entering = int(np.argmin(gradient))
-        if point[entering] > 0 or gradient[entering] >= gradient @ point - 1e-13 * np.abs(gradient).max():
-            break
+        if point[entering] > 0 or gradient[entering] >= gradient @ point - _GAP * np.abs(gradient).max():
+            return point, True
         face = np.sort(np.append(np.flatnonzero(point > 0), entering))
-    return point
+    return point, False
 
 
 def _stationary_point(quadratic: Quadratic, face: np.ndarray) -> np.ndarray:
-    """The minimiser of the quadratic on {Σw = 1} within the face .
+    """The minimiser of the quadratic on {Σw = 1} within the face.
 
     A vanishing multiple of the identity makes it unique where A is singular (dead or duplicate channels).
     """
     matrix = np.array(quadratic.matrix[np.ix_(face, face)])
-    matrix[np.diag_indices_from(matrix)] += 1e-13 * (matrix.diagonal().max() + np.finfo(np.float64).tiny)
+    scale = max(float(quadratic.matrix.diagonal().max()), float(np.abs(quadratic.vector).max()))
+    matrix[np.diag_indices_from(matrix)] += 1e-13 * scale
     both = np.linalg.solve(matrix, np.column_stack([quadratic.vector[face], np.ones(len(face))]))
     target: np.ndarray = both[:, 0] + (1 - both[:, 0].sum()) / both[:, 1].sum() * both[:, 1]
     return target

@@ -1,0 +1,197 @@
+"""Moments, refit and errors against the data they summarise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamsparse.errors import StatisticsError
+from streamsparse.kernels.least_squares import partial_out, ridge_solution
+from streamsparse.kernels.regression import (
+    Regression,
+    chain_errors,
+    check_problem,
+    columns_of,
+    loss_weights,
+    refit,
+    relative_error,
+    safe_ridge,
+    support_error,
+)
+from tests.strategies import Sample, problems, random_sample, sample_of, samples
+
+
+def residual_error(sample: Sample, support: np.ndarray, weights: np.ndarray) -> float:
+    """Relative squared residual from the data rows."""
+    columns = columns_of(support, sample.regression.taps)
+    residual = sample.responses - sample.patches[:, columns] @ weights.T
+    return float(np.square(residual).sum() / np.square(sample.responses).sum())
+
+
+def some_support(positions: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return np.sort(random.permutation(positions)[: random.integers(1, positions + 1)])
+
+
+@given(samples(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_refit_is_the_least_squares_solution_of_the_data(sample: Sample, seed: int) -> None:
+    support = some_support(sample.regression.positions, seed)
+    weights = refit(sample.regression, support, ridge=1e-13)
+    columns = columns_of(support, sample.regression.taps)
+    expected = np.linalg.lstsq(sample.patches[:, columns], sample.responses, rcond=None)[0]
+    np.testing.assert_allclose(weights, expected.T, rtol=1e-6, atol=1e-7)
+
+
+@given(samples(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_relative_error_is_that_of_the_data(sample: Sample, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    support = some_support(sample.regression.positions, seed)
+    weights = random.standard_normal((sample.regression.outputs, len(support) * sample.regression.taps))
+    expected = residual_error(sample, support, weights)
+    assert relative_error(sample.regression, support, weights) == pytest.approx(expected, rel=1e-9)
+
+
+def test_relative_error_of_a_held_out_fold_about_the_training_means() -> None:
+    random = np.random.default_rng(0)
+    patches, responses = random.standard_normal((50, 4)) + 3, random.standard_normal((50, 2)) - 1
+    training = sample_of(patches[:30], responses[:30], taps=2)
+    support = np.array([1])
+    weights = refit(training.regression, support)
+    x = patches[30:] - patches[:30].mean(axis=0)
+    y = responses[30:] - responses[:30].mean(axis=0)
+    fold = Regression(x.T @ x / 20, x.T @ y / 20, float(np.square(y).sum()) / 20, taps=2)
+    expected = np.square(y - x[:, 2:] @ weights.T).sum() / np.square(y).sum()
+    assert relative_error(fold, support, weights) == pytest.approx(float(expected), rel=1e-12)
+
+
+@given(problems(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_support_error_is_the_refits_objective(problem: tuple[Regression, ...], seed: int) -> None:
+    support = some_support(problem[0].positions, seed)
+    ridge = safe_ridge(problem)
+    error = support_error(problem, support, ridge)
+    residual = np.mean(
+        [relative_error(each, support, refit(each, support, ridge)) for each in problem if each.power > 0]
+    )
+    assert residual - 1e-12 <= error <= residual + 1e3 * ridge
+
+
+@given(problems(), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_chain_errors_are_those_of_each_prefix_and_never_rise(problem: tuple[Regression, ...], random) -> None:  # type: ignore[no-untyped-def]
+    order = list(range(problem[0].positions))
+    random.shuffle(order)
+    ridge = safe_ridge(problem)
+    errors = chain_errors(problem, np.array(order), ridge)
+    assert (np.diff(errors) <= 1e-12).all()
+    for count in range(len(order) + 1):
+        prefix = np.array(order[:count], dtype=np.int64)
+        assert errors[count] == pytest.approx(support_error(problem, prefix, ridge), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_units_of_a_channel_change_nothing(scale: float) -> None:
+    sample = random_sample(3, positions=6, taps=2)
+    factors = np.repeat([1.0, scale, 1.0, 1.0 / scale, 1.0, scale], 2)
+    scaled = sample_of(sample.patches * factors, sample.responses * scale, taps=2).regression
+    support = np.array([0, 1, 3, 5])
+    weights = refit(sample.regression, support)
+    rescaled = refit(scaled, support) * factors[columns_of(support, 2)] / scale
+    np.testing.assert_allclose(rescaled, weights, rtol=1e-7, atol=1e-9)
+    assert support_error((scaled,), support) == pytest.approx(
+        support_error((sample.regression,), support), rel=1e-7
+    )
+
+
+def test_dead_and_duplicate_channels_are_refitted_to_the_same_predictions() -> None:
+    sample = random_sample(1, positions=4, taps=2, noise=0.5)
+    patches = sample.patches.copy()
+    patches[:, 4:6] = patches[:, 0:2]
+    patches[:, 6:8] = 0
+    flawed = sample_of(patches, sample.responses, taps=2)
+    lean, full = np.array([0, 1]), np.arange(4)
+    expected = patches[:, :4] @ refit(flawed.regression, lean).T
+    np.testing.assert_allclose(patches @ refit(flawed.regression, full).T, expected, atol=1e-6)
+    assert np.abs(refit(flawed.regression, full)[:, 6:]).max() == 0
+
+
+def test_a_singular_system_gets_the_solution_of_least_norm() -> None:
+    random = np.random.default_rng(5)
+    rows = random.standard_normal((3, 6))
+    targets = random.standard_normal((3, 2))
+    solution = ridge_solution(rows.T @ rows, rows.T @ targets, 0.0)
+    np.testing.assert_allclose(rows @ solution, targets, atol=1e-8)
+    assert np.isfinite(solution).all()
+
+
+def test_partial_out_leaves_the_errors_of_the_whole_regression() -> None:
+    sample = random_sample(7, positions=6, noise=0.5)
+    moments = sample.regression
+    kept = np.array([1, 4])
+    gram, cross, power = partial_out(moments.gram, moments.cross, moments.power, kept)
+    rest = Regression(gram, cross, power, taps=1)
+    chosen = np.array([0, 2])  # columns 0 and 3 of the whole
+    error = support_error((rest,), chosen) * power
+    whole = support_error((moments,), np.array([0, 1, 3, 4])) * moments.power
+    assert error == pytest.approx(whole, rel=1e-6)
+    assert power == pytest.approx(support_error((moments,), kept) * moments.power, rel=1e-6)
+
+
+def test_nothing_kept_has_error_one_and_constant_responses_none() -> None:
+    regression = random_sample(0, positions=3).regression
+    nothing = np.array([], dtype=np.int64)
+    constant = Regression(regression.gram, np.zeros_like(regression.cross), 0.0, taps=1)
+    assert support_error((regression,), nothing) == 1
+    assert relative_error(regression, nothing, refit(regression, nothing)) == 1
+    assert relative_error(constant, nothing, refit(constant, nothing)) == 0
+    assert support_error((constant,), nothing) == 0
+    assert loss_weights((regression, constant)) == (1 / regression.power, 0.0)
+    assert not refit(constant, np.arange(3)).any()
+
+
+def test_statistics_in_float32_raise_the_ridge_instead_of_failing() -> None:
+    sample = random_sample(2, positions=10, patches=8, correlation=1.0)
+    gram = sample.regression.gram.astype(np.float32)
+    coarse = Regression(gram, sample.regression.cross.astype(np.float32), sample.regression.power, taps=1)
+    ridge = safe_ridge((coarse,))
+    assert 1e-8 <= ridge <= 1e-4
+    assert np.isfinite(chain_errors((coarse,), np.arange(10), ridge)).all()
+    assert coarse.gram.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gram": np.eye(3)[:2]}, "do not fit"),
+        ({"cross": np.ones((4, 1))}, "do not fit"),
+        ({"cross": np.ones((3, 0))}, "do not fit"),
+        ({"taps": 2}, "do not divide"),
+        ({"taps": 0}, "do not divide"),
+        ({"gram": np.full((3, 3), np.nan)}, "NaN"),
+        ({"power": np.inf}, "NaN"),
+        ({"gram": np.triu(np.ones((3, 3)))}, "not that of real data"),
+        ({"gram": -np.eye(3)}, "not that of real data"),
+        ({"power": -1.0}, "negative"),
+        ({"cross": np.full((3, 1), 100.0)}, "contradict"),
+    ],
+)
+def test_impossible_moments_are_refused(change: dict[str, object], message: str) -> None:
+    valid: dict[str, object] = {"gram": np.eye(3), "cross": np.full((3, 1), 0.1), "power": 1.0, "taps": 1}
+    Regression(**valid)  # type: ignore[arg-type]
+    with pytest.raises(StatisticsError, match=message):
+        Regression(**(valid | change))  # type: ignore[arg-type]
+
+
+def test_an_indefinite_gram_and_unequal_positions_are_refused() -> None:
+    indefinite = np.array([[1.0, 5.0], [5.0, 1.0]])
+    with pytest.raises(StatisticsError, match="positive semidefinite"):
+        safe_ridge((Regression(indefinite, np.zeros((2, 1)), 1.0, taps=1),))
+    three, four = random_sample(0, positions=3).regression, random_sample(0, positions=4).regression
+    with pytest.raises(StatisticsError, match="same positions"):
+        check_problem((three, four))
+    with pytest.raises(StatisticsError, match="same positions"):
+        check_problem(())
