@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +30,8 @@ hyperparameters = st.tuples(st.sampled_from([1e-8, 1e-5, 1e-3, 0.1]), st.sampled
 def random_weights(positions: int, seed: int, zeros: int = 0) -> np.ndarray:
     w = np.random.default_rng(seed).dirichlet(np.ones(positions))
     w[: min(zeros, positions - 1)] = 0
-    return w / w.sum()
+    normalised: np.ndarray = w / w.sum()
+    return normalised
 
 
 @given(samples(), st.integers(0, 1000), st.sampled_from([1e-6, 1e-3, 0.1]), st.integers(0, 2))
@@ -194,7 +197,7 @@ def test_the_path_visits_nested_supports_down_to_one_channel() -> None:
     trunk = [point for point in points if point.eps_h == 0]
     assert len(trunk[-1].support) == 1
     assert len({len(point.support) for point in points}) >= 12
-    for before, after in zip(trunk, trunk[1:], strict=False):
+    for before, after in pairwise(trunk):
         assert set(after.support) <= set(before.support)
     for point in points:
         np.testing.assert_array_equal(np.sort(point.ranking), np.arange(20))

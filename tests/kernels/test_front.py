@@ -34,7 +34,7 @@ def assert_sound(front: Front, problem: tuple[Regression, ...]) -> None:
 def test_the_best_front_is_no_worse_than_each_method_at_every_count(problem: tuple[Regression, ...]) -> None:
     best = solve_front(problem)
     for method in ("entropic", "elimination"):
-        single = solve_front(problem, method=method)  # type: ignore[arg-type]
+        single = solve_front(problem, method=method)
         assert_sound(single, problem)
         assert (best.errors <= single.errors + 1e-12).all()
     assert_sound(best, problem)
