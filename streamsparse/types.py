@@ -8,7 +8,8 @@ linear regression whose columns are (input channel, tap) pairs, channel-major as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import prod
 from typing import Any
@@ -55,6 +56,21 @@ class Consumer:
 
 
 @dataclass(frozen=True)
+class SizeAttribute:
+    """A number in a module that must shrink with a group (the width by which a Res2Net block splits).
+
+    Attributes:
+        module: dotted path.
+        name: of the attribute, an integer.
+        per_position: by how much it falls when one position goes.
+    """
+
+    module: str
+    name: str
+    per_position: int
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that are kept or removed together.
 
@@ -65,6 +81,7 @@ class ChannelGroup:
         consumers: the regressions that see these channels, in order of execution.
         approximate: why removal is not exactly the same as masking (LayerNorm over the group), or None.
         trial_error: relative error of the float64 trial (masked against pruned), or None before the trial.
+        attributes: numbers that the model's code uses as sizes, beside those that follow from tensor shapes.
     """
 
     name: str
@@ -73,6 +90,7 @@ class ChannelGroup:
     consumers: tuple[Consumer, ...]
     approximate: str | None = None
     trial_error: float | None = None
+    attributes: tuple[SizeAttribute, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,3 +197,77 @@ class Costs:
     parameters: int
     macs: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """The architecture that was chosen.
+
+    Attributes:
+        keep: sorted positions that stay, by group.
+        sizes: positions that there were, by group.
+        predicted_errors: held-out relative error of each group's consumers.
+        methods: what found each support.
+        costs: of the pruned network; original_costs: of the original.
+        budget: as given, or None for counts by hand.
+    """
+
+    keep: dict[str, tuple[int, ...]]
+    sizes: dict[str, int]
+    predicted_errors: dict[str, float]
+    methods: dict[str, str]
+    costs: Costs
+    original_costs: Costs
+    budget: str | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Positions kept, by group."""
+        return {group: len(positions) for group, positions in self.keep.items()}
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the original's parameters that is removed."""
+        return 1 - self.costs.parameters / self.original_costs.parameters
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PrunePlan:
+        """The inverse of `to_json`."""
+        costs, original = Costs(**value["costs"]), Costs(**value["original_costs"])
+        keep = {group: tuple(positions) for group, positions in value["keep"].items()}
+        return cls(**{**value, "keep": keep, "costs": costs, "original_costs": original})
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Predicted error of a layer's re-estimated weights: squared residual over the responses' power.
+
+    Attributes:
+        layer: module path.
+        training_error: on all folds.
+        held_out_error: mean over folds of the error on a fold of weights fitted on the others.
+        ridge: that was chosen, relative to each channel's mean diagonal.
+    """
+
+    layer: str
+    training_error: float
+    held_out_error: float
+    ridge: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What was decided.
+
+    Attributes:
+        plan: counts and supports.
+        layers: errors of the re-estimated layers, on the inputs that the mode says.
+        mode: "independent" (inputs of the original) or "sequential" (inputs of the pruned layers before).
+    """
+
+    plan: PrunePlan
+    layers: tuple[LayerError, ...]
+    mode: str

@@ -2,12 +2,13 @@
 
 from streamsparse.accumulate.executors import open_executor
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
-from streamsparse.accumulate.stage import AccumulateReport, accumulate_stream
+from streamsparse.accumulate.stage import AccumulateReport, accumulate, accumulate_stream
 
 __all__ = [
     "AccumulatePlan",
     "AccumulateReport",
     "AccumulateSettings",
+    "accumulate",
     "accumulate_stream",
     "open_executor",
     "plan_accumulation",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 
-from streamsparse.accumulate.executors import Executor, Reduction, SerialExecutor
-from streamsparse.accumulate.plan import AccumulatePlan, LayerPlan
+from streamsparse.accumulate.executors import Executor, Reduction, SerialExecutor, open_executor
+from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, LayerPlan, plan_accumulation
 from streamsparse.accumulate.task import sum_batches, sum_from
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.kernels.folds import merge_folds
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
+
+PROCESSES_FROM_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,49 @@ class AccumulateReport:
     images: int
     patches: int
     seconds: float
+
+
+def accumulate(
+    run: Run | str | Path,
+    *,
+    settings: AccumulateSettings | None = None,
+    executor: str = "auto",
+    scheduler: str | None = None,
+    workers: int | None = None,
+    on_event: OnEvent = ignore,
+) -> AccumulateReport:
+    """Reduce a complete capture to statistics.
+
+    Args:
+        run: with a finished capture.
+        settings: folds, dtype of products, memory limit.
+        executor: "serial", "threads", "processes" (a local Dask cluster), or "auto": serial for small captures,
+            processes for more than `PROCESSES_FROM_BYTES` on disk.
+        scheduler: address of a Dask scheduler; its workers must see the run under the same path.
+        workers: local threads or processes; None for one per core.
+
+    Raises:
+        StageMissingError: the capture has not finished.
+        MemoryLimitError, ClusterError, CorruptDataError: see `accumulate_stream`.
+    """
+    settings = settings or AccumulateSettings()
+    run = run if isinstance(run, Run) else Run.at(run)
+    run.manifest()
+    with run.lock():
+        reader = run.reader()
+        plan = plan_accumulation(run.url, reader, reader.require_complete(), settings)
+        kind = choose_executor(executor, run, plan)
+        limit = settings.memory_limit_bytes
+        with open_executor(kind, scheduler=scheduler, workers=workers, memory_limit_bytes=limit) as opened:
+            return accumulate_stream(run, plan, executor=opened, on_event=on_event)
+
+
+def choose_executor(kind: str, run: Run, plan: AccumulatePlan) -> str:
+    """Resolve "auto" by the bytes there are to read."""
+    if kind != "auto":
+        return kind
+    read_bytes = sum(layer.read_bytes for layer in plan.layers)
+    return "processes" if read_bytes > PROCESSES_FROM_BYTES and run.directory is not None else "serial"
 
 
 def accumulate_stream(

@@ -3,7 +3,7 @@
 from streamsparse.capture.images import Images, calibration_images
 from streamsparse.capture.manifest import Subject, describe
 from streamsparse.capture.plan import CaptureSettings, plan_stream
-from streamsparse.capture.stage import CaptureReport, capture_stream
+from streamsparse.capture.stage import CaptureReport, capture, capture_stream
 from streamsparse.capture.taps import Taps
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Subject",
     "Taps",
     "calibration_images",
+    "capture",
     "capture_stream",
     "describe",
     "plan_stream",

@@ -1,18 +1,23 @@
-"""One pass of a model over the images of a shard, into the run."""
+"""The capture stage: find what can be removed, begin the run, and pass the images through the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from streamsparse.capture.images import Images, batch_digest
+from streamsparse.capture.images import Images, batch_digest, calibration_images
+from streamsparse.capture.manifest import Subject, begin_run, describe
+from streamsparse.capture.plan import CaptureSettings, plan_stream
 from streamsparse.capture.taps import Taps
 from streamsparse.capture.writing import BackgroundWriter
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
+from streamsparse.network import find_groups
+from streamsparse.network.running import evaluating
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import Batch
 from streamsparse.store.stream import StreamPlan
@@ -32,6 +37,55 @@ class CaptureReport:
     reused_images: int
     batches: int
     stored_bytes: int
+
+
+def capture(
+    model: nn.Module,
+    data: object,
+    run: Run | str | Path,
+    *,
+    images: int | None = None,
+    seed: int = 0,
+    settings: CaptureSettings | None = None,
+    subject: Subject | None = None,
+    overwrite: bool = False,
+    on_event: OnEvent = ignore,
+) -> CaptureReport:
+    """Dump the inputs and outputs of every layer that consumes a channel group.
+
+    Args:
+        model: a trained network of images to logits; it is left as it is.
+        data: a map-style Dataset, a DataLoader over one, or a tensor (images, *shape), preprocessed.
+        run: where to; a directory that does not exist yet, or a capture to resume.
+        images: how many to sample; None for all.
+        seed: of the sample.
+        settings: dtype, codec, batch, shard, device.
+        subject: how to build the model and open the data again, for the later stages.
+        overwrite: begin anew, whatever the run holds.
+        on_event: hears of progress.
+
+    Raises:
+        ModelError, DataError: unusable input; nothing is written.
+        RunMismatchError: the run was begun with another model, data set or settings.
+        RunLockedError: another process is using it.
+        ActivationError, StorageError: see `capture_stream`.
+    """
+    settings = settings or CaptureSettings()
+    run = run if isinstance(run, Run) else Run.at(run)
+    sample = calibration_images(data, images=images, seed=seed)
+    with evaluating(model):
+        model.to(settings.device)
+        example = sample.example.to(settings.device)
+        graph = find_groups(model, example, on_event=on_event)
+        plan = plan_stream(model, graph, example, len(sample), settings)
+        manifest = describe(model, graph, sample, subject or Subject())
+        shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"
+        with run.lock(shared=settings.shards > 1), run.lock(shard):
+            if overwrite:
+                run.clear()
+            begin_run(run, manifest, model)
+            taps = Taps({layer.geometry.layer: layer.calls for layer in plan.layers}, model)
+            return capture_stream(run, plan, taps, sample, device=settings.device, on_event=on_event)
 
 
 def capture_stream(

@@ -8,13 +8,15 @@
         LAYER@CALL/input, LAYER@CALL/output           Zarr v3 arrays (images, ...), chunks of whole images
         commits/batch-BBBBBBBB.json                   written last: the batch is whole in every array
       statistics/STREAM/LAYER/                        record: sums by fold, float64
-      solution/SETTINGS/fronts/GROUP/                 record: best support for every count
-      solution/SETTINGS/plan.json                     chosen counts and supports
-      solution/SETTINGS/weights/LAYER/                record: refitted weight and bias
-      checkpoints/NAME/model.safetensors, config.json
-      checkpoints/NAME/evaluation.json
+      solution/fronts/GROUP/                          record: best support for every count, errors
+      solution/plan.json                              chosen counts and supports
+      solution/weights/LAYER/                         record: re-estimated weight and bias
+      solution/refit.json                             written last: whose plan the weights belong to
+      checkpoints/NAME/model.safetensors, config.json the latter written last
+      evaluations/NAME.json                           original and checkpoint side by side
 
-A *stream* is one pass of a model over the images: `original`, or `refit-001` and so on for sequential refits.
+A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a
+sequential refit, whose activations are dropped as soon as its statistics are committed.
 A *record* is a set of Zarr arrays and a `record.json` that is written last; without it the arrays do not count.
 Arrays of activations are filled with NaN where a chunk is missing, and captured values are finite, so a lost
 chunk is never read as zeros.
@@ -30,6 +32,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model/weights.safetensors"
 PLAN = "plan.json"
 RECORD = "record.json"
+SOLUTION_PLAN = "solution/plan.json"
+REFIT = "solution/refit.json"
 ORIGINAL_STREAM = "original"
 
 
@@ -54,9 +58,17 @@ def statistics_key(stream: str, layer: str) -> str:
     return f"statistics/{part(stream)}/{part(layer)}"
 
 
-def solution_prefix(settings: str) -> str:
-    return f"solution/{part(settings)}"
+def front_key(group: str) -> str:
+    return f"solution/fronts/{part(group)}"
+
+
+def weights_key(layer: str) -> str:
+    return f"solution/weights/{part(layer)}"
 
 
 def checkpoint_prefix(name: str) -> str:
     return f"checkpoints/{part(name)}"
+
+
+def evaluation_key(name: str) -> str:
+    return f"evaluations/{part(name)}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from zarr.abc.store import Store
 
-from streamsparse.errors import CorruptDataError, RunNotFoundError, SchemaVersionError
+from streamsparse.errors import CorruptDataError, RunNotFoundError, SchemaVersionError, StageMissingError
 from streamsparse.store import layout
 from streamsparse.store.activations import ActivationReader, ActivationWriter
 from streamsparse.store.documents import Documents
@@ -102,6 +103,33 @@ class Run:
         """Begin or resume a shard of activations."""
         return ActivationWriter(self.store, plan)
 
+    def write_checkpoint(self, name: str, files: Mapping[str, bytes], *, last: str) -> str:
+        """Replace a checkpoint's files, the one named `last` at the end; returns their prefix."""
+        prefix = layout.checkpoint_prefix(name)
+        self.documents.delete_key(f"{prefix}/{last}")
+        for file in sorted(files, key=lambda file: file == last):
+            self.documents.write(f"{prefix}/{file}", files[file])
+        return prefix
+
+    def read_checkpoint(self, name: str) -> dict[str, bytes]:
+        """A checkpoint's files.
+
+        Raises:
+            StageMissingError: there is none of this name.
+        """
+        prefix = layout.checkpoint_prefix(name)
+        keys = self.documents.keys(f"{prefix}/")
+        found = {key.rpartition("/")[2]: self.documents.read(key) for key in keys}
+        if not found:
+            raise StageMissingError(
+                f"This run holds no checkpoint '{name}'.",
+                expected=self.documents.names("checkpoints") or "a written checkpoint",
+                got="nothing",
+                where=self.url,
+                remedy="run `streamsparse write` first, or name one of those that are there",
+            )
+        return {file: data for file, data in found.items() if data is not None}
+
     def reader(self, stream: str = layout.ORIGINAL_STREAM) -> ActivationReader:
         """Read a stream of activations."""
         return ActivationReader(self.store, stream)
@@ -113,7 +141,7 @@ class Run:
     def clear(self) -> None:
         """Remove everything in the run, its manifest first, so that no half of it is taken for a whole."""
         self.documents.delete_key(layout.MANIFEST)
-        for prefix in ("activations", "statistics", "solution", "checkpoints", "model"):
+        for prefix in ("activations", "statistics", "solution", "checkpoints", "evaluations", "model"):
             self.documents.delete(prefix)
 
     def _occupied(self) -> bool:

@@ -1,0 +1,84 @@
+"""The manifest: what a run was captured from, and whether a second capture may join it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from torch import nn
+
+from streamsparse.capture.images import Images
+from streamsparse.errors import RunMismatchError
+from streamsparse.network import graph_to_json
+from streamsparse.network.costs import cost_model
+from streamsparse.network.resize import stored_tensors
+from streamsparse.network.weights import weights_digest, weights_to_bytes
+from streamsparse.store import Run, layout
+from streamsparse.types import ChannelGraph
+
+_VERSIONS = ("streamsparse", "torch", "zarr", "numpy")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is captured, by name: enough to build it again.
+
+    Attributes:
+        model: specification that builds the architecture, such as `pipelines.lenet:LeNet`, if known.
+        data: specification of the calibration data, if known.
+    """
+
+    model: str | None = None
+    data: str | None = None
+
+
+def describe(model: nn.Module, graph: ChannelGraph, images: Images, subject: Subject) -> dict[str, Any]:
+    """The manifest of a new run: model, data, channel graph, costs, versions and seeds."""
+    example = images.example
+    tensors = stored_tensors(model)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _VERSIONS},
+        "model": {
+            "spec": subject.model,
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "digest": weights_digest(tensors),
+        },
+        "data": {
+            "spec": subject.data,
+            "length": images.length,
+            "images": len(images),
+            "seed": images.seed,
+            "shape": list(example.shape[1:]),
+            "digest": images.digest(),
+        },
+        "graph": graph_to_json(graph),
+        "costs": cost_model(model, graph, example).to_json(),
+    }
+
+
+def begin_run(run: Run, manifest: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Begin the run, or join one that was begun with the same model and data.
+
+    Raises:
+        RunMismatchError: it was begun with others; nothing is changed.
+        SchemaVersionError: it was written by another version of the layout.
+    """
+    if not run.exists:
+        run.documents.write(layout.WEIGHTS, weights_to_bytes(model))
+    found = run.begin(manifest)
+    for part, keys in (("model", ("digest",)), ("data", ("images", "seed", "digest"))):
+        ours = {key: manifest[part][key] for key in keys}
+        theirs = {key: found[part].get(key) for key in keys}
+        if ours != theirs:
+            raise RunMismatchError(
+                f"This run was begun with another {'model' if part == 'model' else 'sample of calibration data'}.",
+                expected=f"{found[part].get('spec')} {theirs}",
+                got=f"{manifest[part].get('spec')} {ours}",
+                where=run.url,
+                remedy="choose another RUN, or pass --overwrite to begin this one anew",
+            )
+    return found

@@ -1,0 +1,149 @@
+"""Sequential refit: every layer's weights on the inputs that the already pruned layers now produce.
+
+    stage 1   layers 1..a   inputs of the original (nothing is pruned before them)
+    stage 2   layers a+1..b inputs of the model with stage 1's weights, outputs of the original
+    ...
+
+Stage 1 needs no new pass; each further stage is one capture of a few layers. Its activations are dropped as soon
+as its statistics are committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from streamsparse.accumulate import AccumulateSettings, accumulate_stream, plan_accumulation
+from streamsparse.capture import CaptureSettings, Images, Taps, calibration_images, capture_stream, plan_stream
+from streamsparse.errors import RunMismatchError, UsageError
+from streamsparse.events import OnEvent, Reused, ignore
+from streamsparse.intake.captured import Captured, original_model, read_captured
+from streamsparse.network.refitting import with_weights
+from streamsparse.network.resize import stored_tensors
+from streamsparse.network.running import evaluating
+from streamsparse.network.weights import weights_digest
+from streamsparse.solve import RefittedLayer, kept_inputs, refit_layers
+from streamsparse.store import Run, layout
+from streamsparse.store.solution import commit_solution, read_solution
+from streamsparse.store.statistics import Statistics
+from streamsparse.types import PrunePlan, Solution
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """What every stage of one refit shares."""
+
+    run: Run
+    captured: Captured
+    original: nn.Module
+    images: Images
+    capture: CaptureSettings
+    accumulate: AccumulateSettings
+    on_event: OnEvent
+
+
+def refit(
+    run: Run | str | Path,
+    data: object,
+    *,
+    model: nn.Module | None = None,
+    stages: int | None = None,
+    settings: CaptureSettings | None = None,
+    on_event: OnEvent = ignore,
+) -> Solution:
+    """Re-estimate the weights of the run's solution in order of execution.
+
+    Args:
+        run: with a finished solution; its plan stays as it is.
+        data: the calibration data of the capture; the same images are drawn.
+        model: the original; None builds it as the manifest says.
+        stages: passes to make; None for one per layer. 1 is the independent refit.
+        settings: as in `capture`.
+
+    Raises:
+        StageMissingError: no finished solution.
+        RunMismatchError: other data or another model than the capture's.
+    """
+    run = run if isinstance(run, Run) else Run.at(run)
+    captured, solution = read_captured(run), read_solution(run)
+    statistics = Statistics(run)
+    layers = [layer for layer in captured.graph.layers if statistics.description(layer) is not None]
+    parts = _parts(layers, stages)
+    folds = {(statistics.description(layer) or {})["folds"] for layer in layers}
+    stage = _Stage(
+        run=run,
+        captured=captured,
+        original=original_model(run, model),
+        images=_same_images(captured, data),
+        capture=settings or CaptureSettings(),
+        accumulate=AccumulateSettings(folds=max(folds)),
+        on_event=on_event,
+    )
+    with run.lock(), evaluating(stage.original):
+        refitted = _refit_parts(stage, solution.plan, parts)
+        result = Solution(solution.plan, tuple(layer.error for layer in refitted), "sequential")
+        commit_solution(run, result, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
+    return result
+
+
+def _parts(layers: list[str], stages: int | None) -> list[list[str]]:
+    count = len(layers) if stages is None else min(stages, len(layers))
+    if count < 1:
+        raise UsageError("A refit takes stages.", expected="≥ 1", got=stages, where="--stages")
+    return [[str(layer) for layer in part] for part in np.array_split(layers, count)]
+
+
+def _same_images(captured: Captured, data: object) -> Images:
+    about = captured.manifest["data"]
+    images = calibration_images(data, images=about["images"], seed=about["seed"])
+    if images.digest() != about["digest"]:
+        raise RunMismatchError(
+            "These are not the images that the run was captured over.",
+            expected=f"{about['spec'] or 'data'} of {about['length']} items, SHA-256 {about['digest'][:16]}…",
+            got=f"{images.length} items, {images.digest()[:16]}…",
+            remedy="pass the calibration data of the capture, with the same preprocessing",
+        )
+    return images
+
+
+def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list[RefittedLayer]:
+    inputs = kept_inputs(stage.captured.graph, plan.keep)
+    refitted: list[RefittedLayer] = []
+    for number, part in enumerate(parts):
+        statistics = Statistics(stage.run) if number == 0 else _statistics(stage, part, number, refitted)
+        refitted += refit_layers(stage.captured, statistics, part, inputs, stage.on_event)
+    return refitted
+
+
+def _statistics(stage: _Stage, layers: Sequence[str], number: int, refitted: list[RefittedLayer]) -> Statistics:
+    """Statistics of these layers behind the weights found so far, from a pass of their own."""
+    run, on_event = stage.run, stage.on_event
+    partial = with_weights(stage.original, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
+    stream = f"refit-{number + 1:03d}-{weights_digest(stored_tensors(partial))[:12]}"
+    statistics = Statistics(run, stream)
+    if all(statistics.description(layer) is not None for layer in layers):
+        on_event(Reused(f"refit stage {number + 1}", f"the statistics of {', '.join(layers)}"))
+        return statistics
+    for model in (partial, stage.original):
+        model.to(stage.capture.device)
+    example = stage.images.example.to(stage.capture.device)
+    plan = plan_stream(
+        stage.original,
+        stage.captured.graph,
+        example,
+        len(stage.images),
+        stage.capture,
+        stream=stream,
+        layers=layers,
+    )
+    taps = Taps({layer.geometry.layer: layer.calls for layer in plan.layers}, partial, stage.original)
+    capture_stream(run, plan, taps, stage.images, device=stage.capture.device, on_event=on_event)
+    reader = run.reader(stream)
+    todo = plan_accumulation(run.url, reader, reader.require_complete(), stage.accumulate)
+    accumulate_stream(run, todo, on_event=on_event)
+    run.documents.delete(f"activations/{layout.part(stream)}")
+    return statistics

@@ -1,0 +1,128 @@
+"""One channel group: every count of kept channels with its best support, training error and held-out error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from streamsparse.errors import UsageError
+from streamsparse.events import OnEvent, ignore, reporting
+from streamsparse.kernels.front import Method, solve_front
+from streamsparse.kernels.least_squares import DEFAULT_RIDGE
+from streamsparse.kernels.pareto import FoundBy, Front, held_out_errors
+from streamsparse.kernels.regression import Problem
+from streamsparse.solve.problems import Statistics, fold_problems, group_problem
+from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
+
+METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
+_CROSS_VALIDATION_FLOPS = 2e11
+
+
+@dataclass(frozen=True)
+class SolveSettings:
+    """How fronts are found.
+
+    Attributes:
+        method: "entropic" (the paper's alternation along its path), "elimination", or "best" of both and exchanges.
+        ridge: relative to each channel's mean diagonal.
+    """
+
+    method: Method = "best"
+    ridge: float = DEFAULT_RIDGE
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError("Unknown method.", expected=" | ".join(METHODS), got=self.method, where="--method")
+
+    def source(self, statistics_sources: list[str]) -> str:
+        """SHA-256 of these settings on statistics with the given sources: the identity of a front."""
+        identity = json.dumps([asdict(self), statistics_sources], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class GroupFront:
+    """The front of one group with its held-out errors.
+
+    Attributes:
+        group: name.
+        front: best support and training error for every count.
+        held_out: relative error on held-out folds, (positions + 1,). At counts that are not in `evaluated` it is
+            the training error times the interpolated ratio of its neighbours.
+        evaluated: counts at which the held-out error was computed, sorted.
+    """
+
+    group: str
+    front: Front
+    held_out: np.ndarray
+    evaluated: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a record of this front holds; `from_arrays` is the inverse."""
+        kept = np.zeros((self.front.positions + 1, self.front.positions), dtype=np.bool_)
+        for count, support in enumerate(self.front.supports):
+            kept[count, support] = True
+        return {"kept": kept, "errors": self.front.errors, "held_out": self.held_out, "evaluated": self.evaluated}
+
+    def description(self) -> dict[str, Any]:
+        """What a record of this front says beside its arrays."""
+        return {"group": self.group, "methods": list(self.front.methods), "ridge": self.front.ridge}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> GroupFront:
+        """The front that `arrays` and `description` were made from."""
+        methods = cast("tuple[FoundBy, ...]", tuple(description["methods"]))
+        supports = tuple(np.flatnonzero(row) for row in arrays["kept"])
+        front = Front(supports, arrays["errors"], methods, description["ridge"])
+        return cls(description["group"], front, arrays["held_out"], arrays["evaluated"])
+
+
+def solve_groups(
+    graph: ChannelGraph,
+    groups: list[ChannelGroup],
+    statistics: Statistics,
+    settings: SolveSettings,
+    on_event: OnEvent = ignore,
+) -> Iterator[GroupFront]:
+    """The fronts of the given groups, one after the other, as they are found."""
+    with reporting("solve", len(groups), "groups", on_event) as advance:
+        for group in groups:
+            own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
+            yield solve_group(group, graph.layers, own, settings)
+            advance(1)
+
+
+def solve_group(
+    group: ChannelGroup, geometries: Mapping[str, LayerGeometry], statistics: Statistics, settings: SolveSettings
+) -> GroupFront:
+    """The front of one group, on all folds, with held-out errors by cross-validation."""
+    problem = group_problem(group, geometries, statistics)
+    front = solve_front(problem, method=settings.method, ridge=settings.ridge)
+    folds = fold_problems(group, geometries, statistics)
+    counts = _evaluated_counts(problem, len(folds))
+    training, held_out = [pair[0] for pair in folds], [pair[1] for pair in folds]
+    errors = held_out_errors(training, held_out, front, front.ridge, counts.tolist())
+    return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
+
+
+def _evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
+    """All counts where that is affordable, else evenly spread ones; 0, 1 and all always."""
+    positions = problem[0].positions
+    every = np.arange(positions + 1)
+    flops = folds * sum(float(((every * regression.taps) ** 3).sum()) / 3 for regression in problem)
+    stride = max(1, int(np.ceil(flops / _CROSS_VALIDATION_FLOPS)))
+    return np.unique(np.concatenate([every[::stride], [0, min(1, positions), positions]]))
+
+
+def _interpolated(training: np.ndarray, counts: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    floor = np.finfo(np.float64).tiny
+    ratios = held_out / np.maximum(training[counts], floor)
+    every = np.arange(len(training))
+    errors: np.ndarray = np.maximum(training, floor) * np.interp(every, counts, ratios)
+    errors[counts] = held_out
+    return errors

@@ -1,0 +1,74 @@
+"""Which channels stay: counts from a budget or by hand, supports from the fronts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streamsparse.errors import UsageError
+from streamsparse.kernels.costs import CostModel
+from streamsparse.solve.budget import allocate, parse_budget
+from streamsparse.solve.fronts import GroupFront
+from streamsparse.types import PrunePlan
+
+
+def make_plan(
+    fronts: Mapping[str, GroupFront],
+    costs: CostModel,
+    *,
+    budget: str | None = None,
+    channels: Mapping[str, int] | None = None,
+) -> PrunePlan:
+    """Choose the counts, then take every group's best support of that count.
+
+    Args:
+        fronts: by group.
+        costs: of every architecture.
+        budget: see `parse_budget`; groups named in `channels` are left as they are.
+        channels: counts by hand. Without a budget the groups that are not named stay whole.
+
+    Raises:
+        UsageError: neither, unknown groups, or counts out of range.
+        BudgetError: no architecture meets the budget.
+    """
+    fixed = dict(channels or {})
+    _check_channels(fixed, fronts)
+    if budget is None and not fixed:
+        raise UsageError(
+            "Nothing says how small the network must become.",
+            expected="a budget or channel counts",
+            got="neither",
+            remedy="give --budget params=0.2, or --channels GROUP=COUNT,...",
+        )
+    errors = {name: front.held_out for name, front in fronts.items()}
+    whole = {name: front.front.positions for name, front in fronts.items()}
+    counts = allocate(parse_budget(budget), errors, costs, fixed) if budget is not None else whole | fixed
+    keep = {name: tuple(front.front.supports[counts[name]].tolist()) for name, front in fronts.items()}
+    return PrunePlan(
+        keep=keep,
+        sizes=whole,
+        predicted_errors={name: float(front.held_out[counts[name]]) for name, front in fronts.items()},
+        methods={name: front.front.methods[counts[name]] for name, front in fronts.items()},
+        costs=costs.costs_of_keep(keep),
+        original_costs=costs.costs({}),
+        budget=budget,
+    )
+
+
+def _check_channels(channels: Mapping[str, int], fronts: Mapping[str, GroupFront]) -> None:
+    for name, count in channels.items():
+        if name not in fronts:
+            raise UsageError(
+                f"There is no channel group '{name}'.",
+                expected=", ".join(fronts),
+                got=name,
+                where="--channels",
+                remedy="`streamsparse inspect --groups` lists them",
+            )
+        positions = fronts[name].front.positions
+        if not 1 <= count <= positions:
+            raise UsageError(
+                f"Group '{name}' cannot keep that many channels.",
+                expected=f"1 to {positions}",
+                got=count,
+                where="--channels",
+            )

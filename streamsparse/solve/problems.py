@@ -1,0 +1,114 @@
+"""From statistics and a channel graph to regressions: which columns belong to which position of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from streamsparse.errors import StatisticsError
+from streamsparse.kernels.folds import FoldSums, split_moments, total
+from streamsparse.kernels.least_squares import partial_out
+from streamsparse.kernels.regression import Problem, Regression, columns_of
+from streamsparse.kernels.statistics import Moments, Sums, moments
+from streamsparse.types import ChannelGroup, Consumer, LayerGeometry
+
+Statistics = Mapping[str, FoldSums]
+"""Sums by fold for every captured layer."""
+
+
+def group_problem(group: ChannelGroup, geometries: Mapping[str, LayerGeometry], statistics: Statistics) -> Problem:
+    """The regressions of a group's consumers on all folds together."""
+    return _problem(group, geometries, statistics, lambda sums, bias: layer_moments(total(sums), bias))
+
+
+def fold_problems(
+    group: ChannelGroup, geometries: Mapping[str, LayerGeometry], statistics: Statistics
+) -> list[tuple[Problem, Problem]]:
+    """For every fold, the regressions on the other folds and on the held-out one (about the training means)."""
+    folds = min(len(statistics[consumer.layer]) for consumer in group.consumers)
+
+    def side(fold: int, held_out: bool) -> Problem:
+        def of(sums: FoldSums, bias: bool) -> Moments:
+            return fold_moments(sums, fold, bias)[held_out]
+
+        return _problem(group, geometries, statistics, of)
+
+    return [(side(fold, held_out=False), side(fold, held_out=True)) for fold in range(folds)]
+
+
+def layer_moments(sums: Sums, bias: bool) -> Moments:
+    """Centred moments for a layer with a bias; about the origin for one without, which cannot shift its mean."""
+    return moments(sums) if bias else moments(sums, about=_origin(sums))
+
+
+def fold_moments(sums: FoldSums, held_out: int, bias: bool) -> tuple[Moments, Moments]:
+    """Training and held-out moments of one split, centred as in `layer_moments`."""
+    if bias:
+        return split_moments(sums, held_out)
+    training = total([part for fold, part in enumerate(sums) if fold != held_out])
+    return moments(training, about=_origin(training)), moments(sums[held_out], about=_origin(training))
+
+
+def _origin(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(sums.sum_x.shape), np.zeros(sums.sum_y.shape)
+
+
+def _problem(
+    group: ChannelGroup,
+    geometries: Mapping[str, LayerGeometry],
+    statistics: Statistics,
+    moments_of: Callable[[FoldSums, bool], Moments],
+) -> Problem:
+    captured = [consumer for consumer in group.consumers if consumer.layer in statistics]
+    if len(captured) < len(group.consumers):
+        missing = [consumer.layer for consumer in group.consumers if consumer not in captured]
+        raise StatisticsError(
+            f"Group '{group.name}' has consumers without statistics.",
+            expected="statistics of every consumer",
+            got=f"none for {', '.join(missing)}",
+            where=group.name,
+            remedy="run `streamsparse accumulate` again",
+        )
+    return tuple(
+        _regression(consumer, geometry, moments_of(statistics[consumer.layer], geometry.bias))
+        for consumer in captured
+        for geometry in (geometries[consumer.layer],)
+    )
+
+
+def _regression(consumer: Consumer, geometry: LayerGeometry, found: Moments) -> Regression:
+    gram, cross = _block_diagonal(found.gram), _block_diagonal(found.cross)
+    columns = position_columns(consumer, geometry)  # (positions, columns per position)
+    own = columns.ravel()
+    rest = np.setdiff1d(np.arange(len(gram)), own)
+    order = np.concatenate([own, rest])
+    gram, cross, power = gram[np.ix_(order, order)], cross[order], float(found.power.sum())
+    if rest.size:  # channels of other groups that feed the same layer: they stay, their share is explained
+        gram, cross, power = partial_out(gram, cross, power, np.arange(len(own), len(order)))
+    return Regression(gram, cross, power, columns.shape[1])
+
+
+def position_columns(consumer: Consumer, geometry: LayerGeometry) -> np.ndarray:
+    """Regression columns of every position, (positions, columns per position)."""
+    counts = {len(inputs) for inputs in consumer.inputs}
+    if len(counts) != 1:
+        raise StatisticsError(
+            "The positions of a group feed different numbers of inputs of one layer.",
+            expected="the same number for every position",
+            got=sorted(counts),
+            where=geometry.layer,
+        )
+    return np.stack([columns_of(np.asarray(inputs), geometry.taps) for inputs in consumer.inputs])
+
+
+def _block_diagonal(blocks: np.ndarray) -> np.ndarray:
+    """(groups, a, b) -> (groups·a, groups·b): the convolution groups of one layer do not see each other."""
+    if blocks.shape[0] == 1:
+        first: np.ndarray = blocks[0]
+        return first
+    groups, rows, columns = blocks.shape
+    whole = np.zeros((groups * rows, groups * columns))
+    for number, block in enumerate(blocks):
+        whole[number * rows : (number + 1) * rows, number * columns : (number + 1) * columns] = block
+    return whole

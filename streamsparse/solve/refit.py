@@ -1,0 +1,129 @@
+"""Exact weights and bias of a layer on the input channels that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamsparse.kernels.folds import FoldSums, total
+from streamsparse.kernels.regression import Regression, refit, relative_error
+from streamsparse.kernels.statistics import Moments
+from streamsparse.solve.problems import fold_moments, layer_moments
+from streamsparse.types import ChannelGraph, LayerError, LayerGeometry
+
+
+@dataclass(frozen=True, eq=False)
+class RefittedLayer:
+    """Weights of one layer after channels of its input were removed.
+
+    Attributes:
+        layer: module path.
+        weight: of the layer's original shape, float64; zero for the inputs that were removed.
+        bias: (outputs,), or None for a layer without one.
+        error: training and held-out.
+    """
+
+    layer: str
+    weight: np.ndarray
+    bias: np.ndarray | None
+    error: LayerError
+
+
+def kept_inputs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """Input channels (features) that every consumer of a group retains, by layer, sorted."""
+    removed: dict[str, set[int]] = {}
+    for group in graph.groups:
+        dropped = set(range(group.size)) - set(keep.get(group.name, range(group.size)))
+        for consumer in group.consumers:
+            removed.setdefault(consumer.layer, set()).update(
+                channel for position in dropped for channel in consumer.inputs[position]
+            )
+    return {
+        layer: np.array([c for c in range(graph.layers[layer].in_channels) if c not in gone], dtype=np.int64)
+        for layer, gone in removed.items()
+    }
+
+
+def refit_layer(
+    geometry: LayerGeometry, sums: FoldSums, inputs: np.ndarray, ridges: Sequence[float]
+) -> RefittedLayer:
+    """Least-squares weights and exact bias; the ridge is the one of least held-out error.
+
+    Args:
+        geometry: of the layer.
+        sums: its statistics by fold; in a sequential refit, of the inputs that the pruned layers now produce.
+        inputs: sorted input channels that are kept.
+        ridges: candidates, relative to each channel's mean diagonal.
+    """
+    splits = [fold_moments(sums, fold, geometry.bias) for fold in range(len(sums))]
+    held_out = {ridge: _held_out_error(splits, geometry, inputs, ridge) for ridge in ridges}
+    ridge = min(held_out, key=lambda candidate: held_out[candidate])
+    whole = layer_moments(total(sums), geometry.bias)
+    weights, errors = [], []
+    for number, (regression, support) in enumerate(_regressions(whole, geometry, inputs)):
+        fitted = refit(regression, support, ridge)  # (outputs/groups, kept columns)
+        errors.append((relative_error(regression, support, fitted), float(whole.power[number])))
+        weights.append(_expanded(fitted, support, geometry))
+    return RefittedLayer(
+        layer=geometry.layer,
+        weight=_shaped(np.stack(weights), geometry),
+        bias=_bias(whole, np.stack(weights)) if geometry.bias else None,
+        error=LayerError(geometry.layer, _pooled(errors), held_out[ridge], ridge),
+    )
+
+
+def _held_out_error(
+    splits: list[tuple[Moments, Moments]], geometry: LayerGeometry, inputs: np.ndarray, ridge: float
+) -> float:
+    errors = []
+    for training, held_out in splits:
+        fitted = [
+            (refit(regression, support, ridge), support)
+            for regression, support in _regressions(training, geometry, inputs)
+        ]
+        pairs = zip(fitted, _regressions(held_out, geometry, inputs), held_out.power, strict=True)
+        errors.append(
+            _pooled(
+                [(relative_error(test, kept, weights), float(power)) for (weights, kept), (test, _), power in pairs]
+            )
+        )
+    return float(np.mean(errors))
+
+
+def _regressions(
+    found: Moments, geometry: LayerGeometry, inputs: np.ndarray
+) -> list[tuple[Regression, np.ndarray]]:
+    """One regression per convolution group, with the kept inputs counted within the group."""
+    width = geometry.in_channels // geometry.groups
+    return [
+        (
+            Regression(found.gram[number], found.cross[number], float(found.power[number]), geometry.taps),
+            inputs[(inputs >= number * width) & (inputs < (number + 1) * width)] - number * width,
+        )
+        for number in range(geometry.groups)
+    ]
+
+
+def _expanded(fitted: np.ndarray, support: np.ndarray, geometry: LayerGeometry) -> np.ndarray:
+    """(outputs/groups, kept columns) -> (outputs/groups, columns), zeros for what is removed."""
+    whole = np.zeros((len(fitted), geometry.columns // geometry.taps, geometry.taps))
+    whole[:, support] = fitted.reshape(len(fitted), len(support), geometry.taps)
+    return whole.reshape(len(fitted), geometry.columns)
+
+
+def _shaped(weights: np.ndarray, geometry: LayerGeometry) -> np.ndarray:
+    return weights.reshape(geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel)
+
+
+def _bias(whole: Moments, weights: np.ndarray) -> np.ndarray:
+    """ȳ − Q x̄, (outputs,)."""
+    bias: np.ndarray = (whole.mean_y - np.einsum("gmn,gn->gm", weights, whole.mean_x)).ravel()
+    return bias
+
+
+def _pooled(errors: list[tuple[float, float]]) -> float:
+    """Mean of relative errors, weighted by the powers they are relative to."""
+    power = sum(weight for _, weight in errors)
+    return sum(error * weight for error, weight in errors) / power if power > 0 else 0.0

@@ -1,0 +1,120 @@
+"""The solve stage on a run: fronts, plan and weights, each committed as soon as it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from streamsparse.errors import UsageError
+from streamsparse.events import OnEvent, Reused, ignore, reporting
+from streamsparse.intake.captured import Captured, read_captured
+from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
+from streamsparse.solve.plan import make_plan
+from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
+from streamsparse.store import Run, layout
+from streamsparse.store.solution import commit_solution
+from streamsparse.store.statistics import Statistics
+from streamsparse.types import ChannelGroup, Solution
+
+DEFAULT_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3)
+
+
+def solve(
+    run: Run | str | Path,
+    *,
+    budget: str | None = None,
+    channels: Mapping[str, int] | None = None,
+    settings: SolveSettings | None = None,
+    on_event: OnEvent = ignore,
+) -> Solution:
+    """Find every group's front, choose the channels, and re-estimate the weights of their consumers.
+
+    Fronts depend on the statistics and settings alone: another budget reuses them and takes seconds.
+
+    Args:
+        run: with complete statistics.
+        budget: such as "params=0.2"; see `parse_budget`.
+        channels: counts by hand, by group.
+        settings: how fronts are found.
+
+    Raises:
+        StageMissingError: the statistics are not complete.
+        UsageError, BudgetError: see `make_plan`.
+    """
+    settings = settings or SolveSettings()
+    run = run if isinstance(run, Run) else Run.at(run)
+    captured = read_captured(run)
+    if budget is None and not channels:
+        raise UsageError(
+            "Nothing says how small the network must become.",
+            expected="a budget or channel counts",
+            got="neither",
+            remedy="give --budget params=0.2, or --channels GROUP=COUNT,...",
+        )
+    with run.lock():
+        fronts = find_fronts(run, captured, settings, on_event)
+        plan = make_plan(fronts, captured.costs, budget=budget, channels=channels)
+        inputs = kept_inputs(captured.graph, plan.keep)
+        cut = [layer for layer, kept in inputs.items() if len(kept) < captured.graph.layers[layer].in_channels]
+        refitted = refit_layers(captured, Statistics(run), cut, inputs, on_event)
+        solution = Solution(plan, tuple(layer.error for layer in refitted), "independent")
+        commit_solution(run, solution, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
+        return solution
+
+
+def find_fronts(
+    run: Run, captured: Captured, settings: SolveSettings, on_event: OnEvent = ignore
+) -> dict[str, GroupFront]:
+    """The fronts of all groups whose consumers were captured; committed ones of the same source are kept."""
+    statistics = Statistics(run)
+    present = set(statistics)
+    groups = [group for group in captured.graph.groups if all(c.layer in present for c in group.consumers)]
+    if not groups:
+        statistics.require([c.layer for group in captured.graph.groups for c in group.consumers])
+    found: dict[str, GroupFront] = {}
+    todo = []
+    for group in groups:
+        committed = _committed_front(run, group, _source(statistics, group, settings))
+        if committed is None:
+            todo.append(group)
+        else:
+            found[group.name] = committed
+    if found:
+        on_event(Reused("solve", f"the fronts of {len(found)} of {len(groups)} groups"))
+    for front in solve_groups(captured.graph, todo, statistics, settings, on_event) if todo else ():
+        source = _source(statistics, captured.graph.group(front.group), settings)
+        run.records.write(layout.front_key(front.group), {**front.description(), "source": source}, front.arrays())
+        found[front.group] = front
+    return {group.name: found[group.name] for group in groups}
+
+
+def _source(statistics: Statistics, group: ChannelGroup, settings: SolveSettings) -> str:
+    about = [statistics.description(consumer.layer) or {} for consumer in group.consumers]
+    return settings.source([description["source"] for description in about])
+
+
+def _committed_front(run: Run, group: ChannelGroup, source: str) -> GroupFront | None:
+    about = run.records.description(layout.front_key(group.name))
+    if about is None or about.get("source") != source:
+        return None
+    record = run.records.read(layout.front_key(group.name))
+    return None if record is None else GroupFront.from_arrays(record.arrays, record.description)
+
+
+def refit_layers(
+    captured: Captured,
+    statistics: Statistics,
+    layers: Sequence[str],
+    inputs: Mapping[str, np.ndarray],
+    on_event: OnEvent = ignore,
+) -> list[RefittedLayer]:
+    """Re-estimate the named layers on their kept inputs."""
+    refitted = []
+    with reporting("refit", len(layers), "layers", on_event) as advance:
+        for layer in layers:
+            geometry, sums = captured.graph.layers[layer], statistics[layer]
+            refitted.append(refit_layer(geometry, sums, inputs[layer], DEFAULT_RIDGES))
+            advance(1)
+    return refitted
