@@ -16,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from streamsparse.errors import WeightsError
-from streamsparse.network.widths import Attributes, width_attributes
+from streamsparse.network.widths import Attributes, checked_sizes, width_attributes
 
 NAMES_SHOWN = 4
 
 
 def fit_to_tensors(
-    model: nn.Module, tensors: Mapping[str, Tensor], groups: Mapping[str, int] | None = None
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    groups: Mapping[str, int] | None = None,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> nn.Module:
     """Cut `model` to the shapes of `tensors` and load them; the same model is returned.
 
@@ -35,17 +38,19 @@ def fit_to_tensors(
         groups: number of groups by module path, for every convolution and GroupNorm that has more than one, as
             `channel_groups` of the pruned model gives it; absent layers have one. None: inferred where the
             shapes leave no choice.
+        sizes: numbers in modules that follow from no shape (the width by which a block splits), by module path
+            and attribute, as `size_attributes` gives them.
 
     Raises:
-        WeightsError: names, ranks, shapes or dtypes do not fit the model, or groups are ambiguous. The model is
-            unchanged then.
+        WeightsError: names, ranks, shapes or dtypes do not fit the model, groups are ambiguous, or sizes belong
+            to no attribute. The model is unchanged then.
     """
     own = stored_tensors(model)
     _check_names(own, tensors)
     for name, original in own.items():
         _check_tensor(name, original, tensors[name])
     _check_sharing(own, tensors)
-    attributes = _all_attributes(model, tensors, groups)
+    attributes = _all_attributes(model, tensors, groups) + checked_sizes(model, sizes or {})
     replacements = _replacements(own, tensors)
     _apply(model, replacements, attributes)
     return model

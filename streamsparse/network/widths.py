@@ -46,6 +46,27 @@ def width_attributes(path: str, module: nn.Module, shapes: Shapes, groups: int |
     return {}
 
 
+def checked_sizes(model: nn.Module, sizes: Mapping[str, Mapping[str, int]]) -> list[tuple[nn.Module, Attributes]]:
+    """Sizes by module path and attribute, with the modules they belong to.
+
+    Raises:
+        WeightsError: no such module, no such integer among its own attributes, or not from 1 to its value.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, values in sizes.items():
+        for name, size in values.items():
+            original = vars(modules[path]).get(name) if path in modules else None
+            if type(original) is not int or not 1 <= size <= original:
+                raise WeightsError(
+                    "A size in the model's code does not fit the original.",
+                    expected="an integer attribute" if type(original) is not int else f"1 to {original}",
+                    got=size,
+                    where=f"{path}.{name}",
+                    remedy="Build the unpruned original with the constructor that the tensors come from.",
+                )
+    return [(modules[path], dict(values)) for path, values in sizes.items()]
+
+
 def _convolution(path: str, module: _ConvNd, shapes: Shapes, groups: int | None) -> Attributes:
     weight = _weight(path, module, shapes)
     if module.transposed:  # weight: (in, out per group, kernel...)

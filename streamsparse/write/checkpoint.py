@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from streamsparse.errors import CheckpointError, WeightsError
 from streamsparse.network.resize import channel_groups, fit_to_tensors, stored_tensors
-from streamsparse.write.description import CONFIG_FILE, CheckpointConfig, Description
+from streamsparse.write.description import CONFIG_FILE, CheckpointConfig, Description, config_error
 from streamsparse.write.directory import read
 from streamsparse.write.safetensors_file import (
     WEIGHTS_FILE,
@@ -38,7 +38,8 @@ def encode_checkpoint(model: nn.Module, config: CheckpointConfig | None = None) 
         config: what is known about its origin.
 
     Raises:
-        CheckpointError: a tensor cannot be stored, or the provenance is not plain JSON.
+        CheckpointError: a tensor cannot be stored, the provenance is not plain JSON, or the sizes are not the
+            model's.
         WeightsError: the model's `state_dict` holds more than parameters and buffers.
     """
     own = stored_tensors(model)
@@ -49,6 +50,7 @@ def encode_checkpoint(model: nn.Module, config: CheckpointConfig | None = None) 
     tensors = {name: tensor for name, tensor in own.items() if name not in aliases}
     weights = encode_tensors(tensors)
     config = config or CheckpointConfig()
+    _check_sizes(model, config)
     description = Description(
         class_name=f"{type(model).__module__}.{type(model).__qualname__}",
         tensors={name: form_of(tensor) for name, tensor in tensors.items()},
@@ -77,7 +79,7 @@ def decode_checkpoint(files: Mapping[str, bytes], model: nn.Module) -> nn.Module
     description, tensors = verify_checkpoint(files)
     whole = tensors | {alias: tensors[stored] for alias, stored in description.aliases.items()}
     try:
-        fit_to_tensors(model, whole, description.groups)
+        fit_to_tensors(model, whole, description.groups, description.config.sizes)
     except WeightsError as error:
         raise CheckpointError(
             f"The checkpoint does not fit the model: {error.summary}",
@@ -135,6 +137,15 @@ def load(path: str | Path, model: nn.Module, *, digest: str | None = None) -> nn
     if digest is not None and CONFIG_FILE in files:
         _check_digest(Description.from_bytes(files[CONFIG_FILE]).weights_digest, digest, "weights digest")
     return decode_checkpoint(files, model)
+
+
+def _check_sizes(model: nn.Module, config: CheckpointConfig) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, values in config.sizes.items():
+        for name, size in values.items():
+            found = vars(modules[path]).get(name) if path in modules else None
+            if found != size:
+                raise config_error("sizes", f"{path}.{name} = {found}, as in the model", size)
 
 
 def _check_digest(found: str, expected: str, what: str) -> None:

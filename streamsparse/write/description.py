@@ -40,6 +40,8 @@ class CheckpointConfig:
         constructor: how to build the original, such as "torchvision:vgg16"; informational, never executed.
         kept: positions kept per channel group, ascending.
         original_sizes: positions per channel group before pruning.
+        sizes: numbers in the model's modules that follow from no tensor's shape, by module path and attribute,
+            as `network.surgery.size_attributes` gives them.
         original_digest: `weights_digest` of the original's tensors.
         statistics: provenance of the statistics, any JSON object.
         max_trial_error: largest relative error of the float64 trials.
@@ -51,6 +53,7 @@ class CheckpointConfig:
     constructor: str | None = None
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     original_sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     original_digest: str | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
     max_trial_error: float | None = None
@@ -127,6 +130,7 @@ class Description:
             "groups": dict(self.groups),
             "kept": {name: list(positions) for name, positions in config.kept.items()},
             "original_sizes": dict(config.original_sizes),
+            "sizes": {path: dict(values) for path, values in config.sizes.items()},
             "digests": {
                 "file": self.file_digest,
                 "weights": self.weights_digest,
@@ -177,6 +181,7 @@ def _config(data: dict[str, Any], digests: dict[str, Any]) -> CheckpointConfig:
         constructor=_field(data, "constructor", (str, type(None))),
         kept={name: _whole(f"kept.{name}", kept) for name, kept in _mapping(data, "kept", list).items()},
         original_sizes=_mapping(data, "original_sizes", int),
+        sizes={path: _mapping(sizes, path, int) for sizes in [_field(data, "sizes", dict)] for path in sizes},
         original_digest=_field(digests, "original_weights", (str, type(None))),
         statistics=_field(data, "statistics", dict),
         max_trial_error=error,

@@ -141,6 +141,41 @@ def test_tied_tensors_are_stored_once_and_tied_again() -> None:
         assert torch.equal(loaded(torch.ones(2, 3)), pruned(torch.ones(2, 3)))
 
 
+class Splitting(nn.Module):
+    """Splits by a number that no tensor's shape gives."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.width = width
+        self.source = nn.Conv2d(3, 2 * width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = self.source(images).split(self.width, dim=1)
+        return first * second
+
+
+def test_sizes_in_the_models_code() -> None:
+    pruned, images = Splitting(4), torch.randn(1, 3, 2, 2)
+    files = encode_checkpoint(pruned, CheckpointConfig(sizes={"": {"width": 4}}))
+    loaded = decode_checkpoint(files, Splitting())
+    assert loaded.width == 4
+    assert torch.equal(loaded(images), pruned(images))
+    for sizes in (
+        {"": {"width": 7}},
+        {"": {"width": 0}},
+        {"": {"training": 1}},
+        {"source": {"stride": 1}},
+        {"a": {"b": 1}},
+    ):
+        model = Splitting()
+        changed = with_config(files, lambda data, sizes=sizes: data.update(sizes=sizes))
+        with pytest.raises(CheckpointError, match="size in the model's code"):
+            decode_checkpoint(changed, model)
+        assert (model.width, model.source.out_channels) == (6, 12)
+    with pytest.raises(CheckpointError, match="sizes"):
+        encode_checkpoint(pruned, CheckpointConfig(sizes={"": {"width": 6}}))
+
+
 def test_views_of_one_storage_are_stored_in_full() -> None:
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     both = torch.randn(6, 3)
