@@ -70,6 +70,7 @@ def entropic_path(
     start: Float64[np.ndarray, " positions"] | None = None,
     max_iterations: int = 30,
     tolerance: float = 1e-4,
+    accelerate: bool = True,
     on_point: Callable[[PathPoint], None] | None = None,
 ) -> list[PathPoint]:
     """Walk ε_L2 upwards, and at each of its values ε_H upwards, until one channel is left.
@@ -77,7 +78,7 @@ def entropic_path(
     Args:
         eps_l2_values, eps_h_values: walked in increasing order.
         start: probability vector to start from; uniform if None.
-        max_iterations, tolerance: of the alternation at each point.
+        max_iterations, tolerance, accelerate: of the alternation at each point.
         on_point: called with every point as soon as it is solved.
     """
     w = check_start(problem, start)
@@ -94,6 +95,7 @@ def entropic_path(
                 start=fine_w,
                 max_iterations=max_iterations,
                 tolerance=tolerance,
+                accelerate=accelerate,
             )
             fine_w, fine_memory = result.w, fine_memory.after(result.w)
             if number == 0:  # the trunk of the walk: the next ε_L2 starts from the least ε_H

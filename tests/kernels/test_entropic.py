@@ -101,10 +101,11 @@ def test_channel_step_against_a_grid_on_three_channels(seed: int, eps_h: float) 
         assert loss(problem, point, lambdas, 0.1, eps_h) >= here - 1e-4 * (eps_h > 0) - 1e-10
 
 
-@given(problems(), hyperparameters, st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("accelerate", [False, True])
+@given(problem=problems(), epsilons=hyperparameters, seed=st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
 def test_the_loss_never_rises_and_dropped_channels_stay_out(
-    problem: tuple[Regression, ...], epsilons: tuple[float, float], seed: int
+    accelerate: bool, problem: tuple[Regression, ...], epsilons: tuple[float, float], seed: int
 ) -> None:
     eps_l2, eps_h = epsilons
     seen: list[np.ndarray] = []
@@ -115,6 +116,7 @@ def test_the_loss_never_rises_and_dropped_channels_stay_out(
         eps_h=eps_h,
         start=start,
         max_iterations=25,
+        accelerate=accelerate,
         on_iteration=lambda _number, _loss, w: seen.append(w),
     )
     losses = np.array(result.losses)
