@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
 from streamsparse.network.labels import NO_CHANNEL, Atoms, Cause, Classes
-from streamsparse.network.propagation import Propagation, Slot
-from streamsparse.types import ChannelGroup, Consumer, FrozenChannels, Role, TensorSlice
+from streamsparse.network.propagation import Propagation, Slot, producer_name
+from streamsparse.types import ChannelGroup, Consumer, FrozenChannels, Role, SizeAttribute, TensorSlice
 
 _SINGLE = Cause("a single position: nothing to choose")
 _NO_CONSUMER = Cause("no layer consumes these channels")
@@ -31,13 +31,14 @@ class _Table:
 
 
 def assemble(
-    state: Propagation, names: Mapping[str, tuple[str, ...]]
+    state: Propagation, names: Mapping[str, tuple[str, ...]], model: nn.Module
 ) -> tuple[tuple[ChannelGroup, ...], tuple[FrozenChannels, ...]]:
     """The groups that may be offered, and what is frozen.
 
     Args:
         state: after all graphs were followed.
         names: all state_dict keys of the tensor that a key stands for (tied parameters have several).
+        model: whose modules may hold sizes as attributes.
     """
     _freeze_whole(state, names)
     classes, slots = state.table.classes(), list(state.bound)
@@ -47,7 +48,8 @@ def assemble(
     for signature, positions in _by_signature(members, classes).items():
         cause = _refusal(state, slots, signature, positions)
         if cause is None:
-            groups.append(_group(state, slots, signature, positions, classes, names))
+            group = _group(state, slots, signature, positions, classes, names)
+            groups.append(replace(group, attributes=_attributes(state, model, classes, positions)))
         else:
             refused.update(dict.fromkeys((one for one, _ in positions), cause))
     order = {slot[0]: place for place, slot in reversed(list(enumerate(slots)))}
@@ -136,12 +138,28 @@ def _group(
             consumers.append(Consumer(key.rpartition(".")[0], index))
     texts = (classes.approximate.get(one) for one, _ in positions)
     return ChannelGroup(
-        name=slots[leader][0].rpartition(".")[0],
+        name=producer_name(slots[leader][0]),
         size=len(positions),
         slices=tuple(part for role in Role for part in by_role[role]),
         consumers=tuple(consumers),
         approximate=next((text for text in texts if text is not None), None),
     )
+
+
+def _attributes(
+    state: Propagation, model: nn.Module, classes: Classes, positions: list[Position]
+) -> tuple[SizeAttribute, ...]:
+    """Integer attributes that hold a size the model's code gave to an operation; the trial checks the guess."""
+    found: dict[SizeAttribute, None] = {}
+    owned = np.array([one for one, _ in positions], np.int64)
+    for literal in state.sizes:
+        here = int(np.isin(classes.of_atom[literal.atoms], owned).sum())
+        if here == 0 or here % len(positions):
+            continue
+        for name, value in vars(model.get_submodule(literal.module)).items():
+            if type(value) is int and value == literal.size:
+                found[SizeAttribute(literal.module, name, here // len(positions))] = None
+    return tuple(found)
 
 
 def _uniquely_named(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
@@ -152,7 +170,7 @@ def _uniquely_named(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
         seen[group.name] += 1
         number = seen[group.name]
         name = group.name if number == 1 else f"{group.name}#{number}"
-        named.append(ChannelGroup(name, group.size, group.slices, group.consumers, group.approximate))
+        named.append(replace(group, name=name))
     return tuple(named)
 
 

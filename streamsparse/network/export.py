@@ -10,7 +10,7 @@ import copy
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,13 @@ def export_graphs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Graph]:
     return graphs
 
 
-def shared_copy(model: nn.Module) -> nn.Module:
-    """A copy with its own modules and the same parameter and buffer objects: mode and hooks are free to change."""
-    kept = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+def shared_copy(model: nn.Module, own: Iterable[Tensor] = ()) -> nn.Module:
+    """A copy with its own modules, whose mode and hooks are free to change.
+
+    It shares its parameters and buffers with the model, but for those in `own`, of which it gets copies.
+    """
+    copied = {id(tensor) for tensor in own}
+    kept = {id(t): t for t in [*model.parameters(), *model.buffers()] if id(t) not in copied}
     twin: nn.Module = copy.deepcopy(model, dict(kept))
     return twin
 
@@ -99,8 +103,8 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Gra
         raise ModelError(
             f"torch.export cannot follow the model{' in training mode' if training else ''}.",
             expected="a forward pass whose control flow does not depend on the values of tensors",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
-            where=_failing_line(error),
+            got=f"{type(error).__name__}: {first_line(error)}",
+            where=failing_line(error),
             remedy="Replace the branch on tensor values, or prune the part of the model before or after it.",
         ) from error
     return _graph(program, training)
@@ -125,10 +129,15 @@ def _two_images(value: Tensor) -> Tensor:
     return value if value.dim() == 0 or value.size(0) > 1 else torch.cat([value, value])
 
 
-def _failing_line(error: BaseException) -> str | None:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def failing_line(error: BaseException) -> str | None:
     """The innermost line outside of torch in the error's traceback, that is, in the model's source."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _LIBRARY not in f.filename]
-    own = [f for f in frames if f.filename != __file__]
+    own = [f for f in frames if Path(f.filename).parent != Path(__file__).parent]
     return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else None
 
 

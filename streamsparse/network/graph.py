@@ -60,7 +60,7 @@ def _follow(model: nn.Module, graphs: list[Graph]) -> ChannelGraph:
     state = Propagation(shapes)
     for graph in graphs:
         propagate(graph, state, rule_for)
-    groups, frozen = assemble(state, tied_names(model))
+    groups, frozen = assemble(state, tied_names(model), model)
     return ChannelGraph(groups, frozen, layer_geometry(graphs[0]))
 
 

@@ -137,7 +137,7 @@ def collapse(labels: Tensor, table: AtomTable, cause: Cause) -> Labels:
     small, dims = _shrink(labels)
     if not dims:
         value = int(small.reshape(-1)[0]) if small.numel() else NO_CHANNEL
-        # one atom everywhere: its own dimension is lost, so it can no longer be removed
+        # one atom everywhere: there is no dimension along which it can be removed
         table.freeze(np.array([value], np.int64), cause)
         return Labels(shape)
     array = small.numpy()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from streamsparse.network.export import Graph, operation, source_line
+from streamsparse.network.export import Graph, module_path, operation, source_line
 from streamsparse.network.labels import NO_CHANNEL, Atoms, AtomTable, Cause, Labels
 from streamsparse.types import Role
 
@@ -29,6 +29,15 @@ class Bound:
     role: Role
 
 
+@dataclass(frozen=True)
+class LiteralSize:
+    """A number of channels that an operation was given: perhaps an attribute of the module that executes it."""
+
+    module: str
+    size: int
+    atoms: Atoms
+
+
 @dataclass
 class Propagation:
     """What is known so far; shared by all graphs of one model.
@@ -41,6 +50,7 @@ class Propagation:
         values: labels of the nodes of the current graph.
         state: state_dict key by node name, in the current graph.
         node: the node that is being followed.
+        sizes: numbers of channels that operations were given.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -50,6 +60,7 @@ class Propagation:
     values: dict[str, Value] = field(default_factory=dict)
     state: dict[str, str] = field(default_factory=dict)
     node: fx.Node | None = None
+    sizes: list[LiteralSize] = field(default_factory=list)
 
     def cause(self, reason: str) -> Cause:
         """A cause at the current node."""
@@ -84,7 +95,7 @@ class Propagation:
             return Labels(shape)
         dim = dims[0] if shape[0] > 1 else dims[-1]
         if (key, dim) not in self.bound:
-            self.bind(key, dim, self.table.create(shape[dim], key.rpartition(".")[0]), Role.PASS_THROUGH)
+            self.bind(key, dim, self.table.create(shape[dim], producer_name(key)), Role.PASS_THROUGH)
         return Labels(shape, dim, self.bound[key, dim].atoms)
 
     def bind(self, key: str, dim: int, atoms: Atoms, role: Role) -> None:
@@ -102,16 +113,27 @@ class Propagation:
     def outputs_of(self, key: str, dim: int) -> Atoms:
         """Atoms of the channels that a weight makes along `dim`, the same at every call of its layer."""
         if (key, dim) not in self.bound:
-            owner, size = key.rpartition(".")[0], self.shapes[key][dim]
-            self.bind(key, dim, self.table.create(size, owner), Role.PRODUCER)
+            size = self.shapes[key][dim]
+            self.bind(key, dim, self.table.create(size, producer_name(key)), Role.PRODUCER)
             if size == 1:
                 self.table.freeze(self.bound[key, dim].atoms, self.cause("a single channel: nothing to choose"))
         slot = self.bound[key, dim]
         slot.role = Role.PRODUCER
         return slot.atoms
 
+    def literal_size(self, size: int, atoms: Atoms) -> None:
+        """The current node takes `size` entries, those of `atoms`: the number may be written in its module."""
+        assert self.node is not None
+        self.sizes.append(LiteralSize(module_path(self.node), size, atoms))
+
 
 Rule = Callable[[Propagation, fx.Node], Value | None]
+
+
+def producer_name(key: str) -> str:
+    """Name of the layer that a weight makes: its module's path; the weight's own key where it is not `weight`."""
+    owner, _, leaf = key.rpartition(".")
+    return owner if leaf == "weight" and owner else key
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import fx
 
 from streamsparse.network.labels import Atoms, Labels
-from streamsparse.network.propagation import Propagation, Rule, Value, shape_of
+from streamsparse.network.propagation import Propagation, Rule, Value, producer_name, shape_of
 from streamsparse.types import Role
 
 _STANDARDISED = "the weight is computed from other tensors, filter by filter, over its input channels"
@@ -135,7 +135,7 @@ def transposed_convolution(state: Propagation, node: fx.Node) -> Value | None:
 def _grouped_outputs(state: Propagation, node: fx.Node, key: str, inputs: Atoms, size: int) -> Atoms:
     """Outputs of a grouped transposed convolution: whole groups, so they follow the inputs' rows."""
     state.bind(key, 0, inputs, Role.PASS_THROUGH)
-    return state.table.create(size, key.rpartition(".")[0])
+    return state.table.create(size, producer_name(key))
 
 
 def linear(state: Propagation, node: fx.Node) -> Value | None:

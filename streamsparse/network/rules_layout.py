@@ -21,7 +21,7 @@ from streamsparse.network.rules_layers import argument, integer
 _aten = torch.ops.aten
 # a view of a label tensor that is expanded in memory may need a copy
 _COPYING = {"view": _aten.reshape.default, "_unsafe_view": _aten.reshape.default}
-_MIXES = "channels are split over several dimensions; what is united here cannot be removed"
+_MIXES = "what this operation makes go together is all channels of a tensor at once, or cannot be cut"
 
 
 def moved(state: Propagation, node: fx.Node) -> Value | None:
@@ -55,6 +55,8 @@ def split(state: Propagation, node: fx.Node) -> Value | None:
     if _name(node) == "unbind" or len({tuple(piece.shape) for piece in pieces}) > 1:
         return None
     _tile(state, labels.atoms, len(pieces))
+    if _name(node) != "chunk":
+        _given_sizes(state, labels.atoms, pieces[0].shape[dim])
     return moved(state, node)
 
 
@@ -78,7 +80,19 @@ def part(state: Propagation, node: fx.Node) -> Value | None:
     if step != 1 or width == 0 or size % width or start % width:
         return None
     _tile(state, labels.atoms, size // width)
+    _given_sizes(state, labels.atoms, width)
     return moved(state, node)
+
+
+def _given_sizes(state: Propagation, atoms: Atoms, width: int) -> None:
+    """The module may hold the width of a piece, or of the whole (and divide it in its code)."""
+    state.literal_size(width, atoms[:width])
+    state.literal_size(atoms.size, atoms)
+
+
+def constant(state: Propagation, node: fx.Node) -> Value | None:
+    """aten.new_zeros ...: takes nothing but the dtype of its input."""
+    return Labels(shape_of(node))
 
 
 def unless_along_channels(name: str) -> Rule:
@@ -153,5 +167,6 @@ RULES: dict[str, Rule] = {
     "select": unless_along_channels("dim"),
     "roll": unless_along_channels("dims"),
     "channel_shuffle": channel_shuffle,
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), constant),
     **dict.fromkeys(("pad", "constant_pad_nd"), padded),
 }  # fmt: skip

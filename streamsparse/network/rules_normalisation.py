@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from streamsparse.network.labels import Atoms
+from streamsparse.network.labels import Atoms, Labels
 from streamsparse.network.propagation import Propagation, Rule, Value, is_free
 from streamsparse.network.rules_layers import argument, channels_along, integer
 from streamsparse.types import Role
@@ -76,12 +76,18 @@ def _bind(state: Propagation, node: fx.Node, names: tuple[str, ...], atoms: Atom
     for name in names:
         given = argument(node, name) if _has(node, name) else None
         key = state.parameter(given)
-        if key is not None and len(state.shapes.get(key, (0,))) == 1 and state.shapes.get(key) != (1,):
+        if key is not None and state.shapes.get(key) != (1,):
             state.bind(key, 0, atoms, Role.PASS_THROUGH)
-        elif key is not None and state.shapes.get(key) == (1,):
-            continue
-        elif given is not None and is_free(atoms):
+        elif key is None and given is not None and not _meet(state, state.labels(given), atoms):
             return False
+    return True
+
+
+def _meet(state: Propagation, labels: Labels, atoms: Atoms) -> bool:
+    """Tie a parameter that is computed from others (a gain times a constant) to the channels."""
+    if labels.atoms is None or labels.atoms.size != atoms.size:
+        return not is_free(atoms)
+    state.table.unite(labels.atoms, atoms, state.cause("tied to a parameter that cannot be cut"))
     return True
 
 

@@ -15,10 +15,11 @@ from streamsparse.types import (
     FrozenChannels,
     LayerGeometry,
     Role,
+    SizeAttribute,
     TensorSlice,
 )
 
-_Record = TypeVar("_Record", FrozenChannels, LayerGeometry)
+_Record = TypeVar("_Record", FrozenChannels, LayerGeometry, SizeAttribute)
 
 
 def graph_to_json(graph: ChannelGraph) -> dict[str, object]:
@@ -57,6 +58,7 @@ def _group_to_json(group: ChannelGroup) -> dict[str, object]:
         "consumers": [{"layer": c.layer, "inputs": index_to_json(c.inputs)} for c in group.consumers],
         "approximate": group.approximate,
         "trial_error": group.trial_error,
+        "attributes": [asdict(attribute) for attribute in group.attributes],
     }
 
 
@@ -76,6 +78,7 @@ def _group_from_json(value: object, number: int) -> ChannelGroup:
         consumers,
         None if approximate is None else _scalar(approximate, str, where),
         None if error is None else float(_scalar(error, (int, float), where)),
+        tuple(_record(SizeAttribute, a, f"{where}.attributes") for a in _list(item["attributes"], where)),
     )
 
 

@@ -42,7 +42,26 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
     """
     removed = removed_entries(graph, keep)
     tensors = {key: _without(tensor, removed.get(key, {})) for key, tensor in stored_tensors(model).items()}
-    return fit_to_tensors(shared_copy(model), tensors, _groups_left(model, removed))
+    smaller = fit_to_tensors(shared_copy(model), tensors, _groups_left(model, removed))
+    for path, sizes in size_attributes(model, graph, keep).items():
+        for name, size in sizes.items():
+            setattr(smaller.get_submodule(path), name, size)
+    return smaller
+
+
+def size_attributes(model: nn.Module, graph: ChannelGraph, keep: Keep) -> dict[str, dict[str, int]]:
+    """Numbers in the pruned model's modules that do not follow from tensor shapes, by module path and name.
+
+    Whoever resizes a fresh original must set these too.
+    """
+    dropped = _dropped(graph, keep)
+    sizes: dict[str, dict[str, int]] = {}
+    for group in graph.groups:
+        for attribute in group.attributes if dropped.get(group.name) else ():
+            module = sizes.setdefault(attribute.module, {})
+            size = module.get(attribute.name, getattr(model.get_submodule(attribute.module), attribute.name))
+            module[attribute.name] = size - attribute.per_position * len(dropped[group.name])
+    return sizes
 
 
 def mask(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
@@ -50,15 +69,28 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
 
     Args and errors as in `prune`.
     """
+    return _masked(copy.deepcopy(model), graph, keep)
+
+
+def mask_sharing(model: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
+    """As `mask`, but what is not masked is shared with the model: for a look, not for training."""
+    consumers = {s.tensor for g in graph.groups for s in g.slices if s.role is Role.CONSUMER and g.name in keep}
+    tensors = stored_tensors(model)
+    return _masked(shared_copy(model, [tensors[key] for key in consumers]), graph, keep)
+
+
+def _masked(twin: nn.Module, graph: ChannelGraph, keep: Keep) -> nn.Module:
+    """Zero the consumers' weights in place."""
     dropped = _dropped(graph, keep)
-    twin = copy.deepcopy(model)
     tensors = stored_tensors(twin)
     with torch.no_grad():
         for group in graph.groups:
             for part in group.slices:
                 if part.role is Role.CONSUMER and dropped.get(group.name):
-                    index = list(chain.from_iterable(part.index[p] for p in dropped[group.name]))
-                    tensors[part.tensor].index_fill_(part.dim, torch.tensor(index, dtype=torch.int64), 0.0)
+                    tensor = tensors[part.tensor]
+                    entries = chain.from_iterable(part.index[p] for p in dropped[group.name])
+                    index = torch.tensor(list(entries), dtype=torch.int64, device=tensor.device)
+                    tensor.index_fill_(part.dim, index, 0.0)
     return twin
 
 

@@ -1,8 +1,8 @@
 """The trial: in float64 and with random weights, masking a group must equal removing it.
 
 Random weights, because a fresh model's zero biases, unit statistics and tiny layer scales would hide errors. All
-groups are cut at once, each by another share; only if that fails are they tried in halves. A second round cuts a
-random half of the groups, so that groups whose counts must agree without our knowing are found out.
+groups are cut at once, each by another share (groups whose counts must agree without our knowing are found out);
+only if that fails are they tried in halves. Images are shrunk if the model runs on smaller ones.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from streamsparse import events
 from streamsparse.errors import ModelError
-from streamsparse.network.surgery import mask, prune
+from streamsparse.network.export import failing_line, first_line
+from streamsparse.network.statistics import FixedStatistics
+from streamsparse.network.surgery import mask_sharing, prune
 from streamsparse.types import ChannelGraph, ChannelGroup, FrozenChannels, Role
 
 TOLERANCE = 1e-9
 STAGE = "trial"
+SIDE = 96  # pixels: three by three positions remain after the usual five halvings
 _SEED = 0
 _BATCH_NORMS = ("running_mean", "running_var")
 
@@ -34,6 +36,7 @@ class Verdict:
 
     error: float
     why: str | None = None
+    source: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -51,8 +54,7 @@ def try_groups(
     """
     generator = torch.Generator().manual_seed(_SEED)
     twin = randomised(model, generator)
-    images = tuple(_random_input(value, generator) for value in inputs)
-    _check_runs(twin, images)
+    images = _trial_images(twin, inputs, generator)
     errors: dict[str, float] = {}
     failures: dict[str, Verdict] = {}
     with events.reporting(STAGE, len(graph.groups), "groups", on_event) as advance:
@@ -90,11 +92,11 @@ def compare(
 ) -> Verdict:
     """Cut these groups at once, masked and pruned; the largest difference over the largest output."""
     keep = {group.name: _kept(group, number) for number, group in enumerate(groups)}
-    masked = _outputs(mask(twin, graph, keep), images)
+    masked = _outputs(mask_sharing(twin, graph, keep), images)
     try:
         pruned = _outputs(prune(twin, graph, keep), images)
     except Exception as error:  # noqa: BLE001  the pruned model may fail in any way, and that is the finding
-        return Verdict(math.inf, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        return Verdict(math.inf, f"{type(error).__name__}: {first_line(error)}", failing_line(error))
     return relative_error(masked, pruned)
 
 
@@ -113,7 +115,8 @@ def relative_error(reference: list[Tensor], other: list[Tensor]) -> Verdict:
 
 def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """A float64 copy on the CPU in evaluation mode, with random parameters and statistics of sane scale."""
-    twin = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    doubles = {id(t): _double(t) for t in [*model.parameters(), *model.buffers()]}
+    twin: nn.Module = copy.deepcopy(model, dict(doubles)).eval()
     with torch.no_grad():
         for parameter in twin.parameters():
             _fill(parameter, generator)
@@ -124,19 +127,48 @@ def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
     return twin
 
 
+def _double(tensor: Tensor) -> Tensor:
+    """A tensor of the same kind for the twin; buffers keep their values, parameters are filled later."""
+    if isinstance(tensor, nn.Parameter):
+        dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+        return nn.Parameter(torch.empty(tensor.shape, dtype=dtype), requires_grad=False)
+    return tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else None, copy=True)
+
+
 def _fill(parameter: Tensor, generator: torch.Generator) -> None:
     """Weights keep the variance of a ReLU network's activations; everything per channel is 0.5 to 1.5."""
     if parameter.dim() > 1 and parameter[0].numel() > 1:
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.copy_(noise * math.sqrt(2.0 / parameter[0].numel()))
-    elif parameter.is_floating_point():
-        parameter.copy_(torch.rand(parameter.shape, generator=generator, dtype=torch.float64) + 0.5)
+        bound = math.sqrt(6.0 / parameter[0].numel())
+        parameter.uniform_(-bound, bound, generator=generator)
+    else:
+        parameter.uniform_(0.5, 1.5, generator=generator)
 
 
-def _random_input(value: Tensor, generator: torch.Generator) -> Tensor:
+def _trial_images(twin: nn.Module, inputs: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Random images, of SIDE pixels where the model takes them, else of the given size.
+
+    Raises:
+        ModelError: the model does not run on the given size either.
+    """
+    small = tuple(_random_input(value, generator, SIDE) for value in inputs)
+    if [s.shape for s in small] != [value.shape for value in inputs]:
+        try:
+            if all(bool(torch.isfinite(value).all()) for value in _outputs(twin, small)):
+                return small
+        except Exception:  # noqa: BLE001  a model may refuse other sizes in any way
+            pass
+    images = tuple(_random_input(value, generator, None) for value in inputs)
+    _check_runs(twin, images)
+    return images
+
+
+def _random_input(value: Tensor, generator: torch.Generator, side: int | None) -> Tensor:
     if not value.is_floating_point():
         return value.cpu()
-    return torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    shape = list(value.shape)
+    if side is not None and value.dim() == 4 and min(shape[2:]) > side:
+        shape[2:] = [side, side]
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _kept(group: ChannelGroup, number: int) -> list[int]:
@@ -166,7 +198,7 @@ def _check_runs(twin: nn.Module, images: tuple[Tensor, ...]) -> None:
 
 
 def _outputs(model: nn.Module, images: tuple[Tensor, ...]) -> list[Tensor]:
-    with torch.no_grad(), _FixedStatistics():
+    with torch.no_grad(), FixedStatistics():
         outputs = pytree.tree_leaves(model(*images))
     return [value.double() for value in outputs if isinstance(value, Tensor)]
 
@@ -174,51 +206,9 @@ def _outputs(model: nn.Module, images: tuple[Tensor, ...]) -> list[Tensor]:
 def _failed(group: ChannelGroup, verdict: Verdict) -> FrozenChannels:
     channels = sum(len(entries) for entries in _first_producer(group))
     reason = verdict.why or f"relative error {verdict.error:.1e} between masked and pruned"
-    return FrozenChannels(group.name, channels, f"the trial failed: {reason}")
+    return FrozenChannels(group.name, channels, f"the trial failed: {reason}", None, verdict.source)
 
 
 def _first_producer(group: ChannelGroup) -> Iterator[tuple[int, ...]]:
     made = next((part for part in group.slices if part.role is Role.PRODUCER), group.slices[0])
     return iter(made.index)
-
-
-class _FixedStatistics(TorchFunctionMode):
-    """LayerNorm, and GroupNorm of one group, without their statistics: scale and shift only.
-
-    Over pruned channels their statistics change, which is reported; the rest must still be exact.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        name = getattr(func, "__name__", "")
-        if name == "layer_norm" or name == "rms_norm":
-            return _affine(*args, **(kwargs or {}))
-        if name == "group_norm" and (args[1] if len(args) > 1 else (kwargs or {}).get("num_groups")) == 1:
-            return _affine_of_one_group(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _affine(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *_: object,
-    **__: object,
-) -> Tensor:
-    if tuple(input.shape[-len(normalized_shape) :]) != tuple(normalized_shape):
-        raise ValueError(f"expected the last dimensions {tuple(normalized_shape)}, got {tuple(input.shape)}")
-    scaled = input if weight is None else input * weight
-    return scaled if bias is None or not isinstance(bias, Tensor) else scaled + bias
-
-
-def _affine_of_one_group(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *_: object,
-    **__: object,
-) -> Tensor:
-    ones = (1, -1, *[1] * (input.dim() - 2))
-    scaled = input if weight is None else input * weight.view(ones)
-    return scaled if bias is None else scaled + bias.view(ones)
