@@ -55,7 +55,8 @@ class Elimination:
 
 def inverse(system: Float64[np.ndarray, "columns columns"]) -> Float64[np.ndarray, "columns columns"]:
     """Inverse of a symmetric positive definite matrix, Fortran order; `system` is overwritten."""
-    factor = cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+    # The transpose of a C-ordered array is in Fortran order: LAPACK then works in place, without a copy.
+    factor = cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
     result, status = dpotri(np.asfortranarray(factor), lower=1, overwrite_c=1)
     if status:
         raise StatisticsError("A Gram matrix could not be inverted.", got=f"LAPACK status {status}")

@@ -17,8 +17,8 @@ from jaxtyping import Float64, Int64
 from streamsparse.kernels.entropic import EntropicResult, alternate, check_start
 from streamsparse.kernels.regression import Problem
 
-EPS_L2_VALUES = tuple(float(value) for value in np.geomspace(1e-10, 1e1, 45))
-EPS_H_VALUES = (0.0, 1e-4, 1e-3, 1e-2)
+EPS_L2_VALUES = tuple(float(value) for value in np.geomspace(1e-9, 1e1, 31))
+EPS_H_VALUES = (0.0, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True, eq=False)

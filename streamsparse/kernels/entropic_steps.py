@@ -70,7 +70,7 @@ def _scaled_weights(regression: Regression, w: np.ndarray, eps_l2: float) -> np.
     right = scale[:, None] * regression.cross[columns]
     system = ridge_system(regression, columns, scale, eps_l2)
     try:
-        factor = cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+        factor = cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
         solution = cho_solve((factor, True), right, overwrite_b=True, check_finite=False)
     except LinAlgError:  # eigenvalues below 0 that exceed ε_L2: a Gram in float32, or a vanishing ε_L2
         solution = truncated_solution(ridge_system(regression, columns, scale, eps_l2), right)

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamsparse.errors import UsageError
 from streamsparse.kernels.elimination import eliminate
-from streamsparse.kernels.entropic_path import PathPoint, entropic_path
+from streamsparse.kernels.entropic_path import EPS_H_VALUES, EPS_L2_VALUES, PathPoint, entropic_path
 from streamsparse.kernels.exchange import Surroundings, addition_gains, search
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.pareto import Front, held_out_errors, trivial_front
@@ -23,6 +23,9 @@ __all__ = ["Front", "Method", "held_out_errors", "solve_front"]
 
 Method = Literal["best", "entropic", "elimination"]
 
+_START_PARTS = (2, 4)  # of the positions, as elimination leaves them
+_CHEAP_W_STEP_FLOPS = 3e9
+_LEAST_EXPENSIVE_EPS_L2 = 1e-6
 _SWAP_CANDIDATES = 64
 _EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
 _SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
@@ -53,11 +56,15 @@ def solve_front(
     positions = check_problem(problem)
     ridge = safe_ridge(problem, ridge)
     front = trivial_front(problem, ridge)
+    starts = [np.arange(positions)]
     if method in ("best", "elimination"):
         elimination = eliminate(problem, ridge)
         front = front.offer_chain(elimination.order[::-1], elimination.errors, "elimination")
+        # Smaller starts walk other ways through the same trade-off, at a fraction of the cost.
+        starts += [elimination.support(positions // part) for part in _START_PARTS if positions >= 4 * part]
     if method in ("best", "entropic"):
-        front = _with_entropic(front, problem, on_iteration)
+        for kept in starts:
+            front = _with_entropic(front, problem, kept, on_iteration)
     if method == "best":
         chosen = _exchange_counts(problem) if counts is None else counts
         inner = sorted({count for count in chosen if 0 < count < positions}, reverse=True)
@@ -65,18 +72,37 @@ def solve_front(
     return _tightened(front, problem)
 
 
-def _with_entropic(front: Front, problem: Problem, on_iteration: Callable[[PathPoint], None] | None) -> Front:
-    """Offer the nested supports of every point of the path: by weight up to its size."""
-    points = entropic_path(problem, on_point=on_iteration)
+def _with_entropic(
+    front: Front,
+    problem: Problem,
+    start: np.ndarray,
+    on_iteration: Callable[[PathPoint], None] | None,
+) -> Front:
+    """Offer the nested supports of every point of the path from uniform weights on `start`, by rank."""
+    uniform = np.zeros(front.positions)
+    uniform[start] = 1 / len(start)
+    points = entropic_path(problem, *_path_values(problem, len(start)), start=uniform, on_point=on_iteration)
     for number, point in enumerate(points):
         kept = len(point.support)
         order = point.ranking[:kept]
-        if number == 0:  # beyond the first point's size the channels that it dropped at once follow by gain
+        if number == 0 and len(start) == front.positions:
+            # The channels that the first point dropped at once follow by what each would add.
             gains = addition_gains(problem, order, front.ridge)
             dropped = point.ranking[kept:]
             order = np.append(order, dropped[np.argsort(-gains[dropped], kind="stable")])
         front = front.offer_chain(order, chain_errors(problem, order, front.ridge), "entropic")
     return front
+
+
+def _path_values(problem: Problem, kept: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both hyperparameters' values; fewer, and from a greater ε_L2, where a W-step at the start is expensive."""
+    flops = 0.0
+    for regression in problem:
+        columns = kept * regression.taps
+        flops += columns**3 / 3 + 4.0 * columns**2 * regression.outputs
+    if flops <= _CHEAP_W_STEP_FLOPS:
+        return EPS_L2_VALUES, EPS_H_VALUES
+    return tuple(value for value in EPS_L2_VALUES[::2] if value >= _LEAST_EXPENSIVE_EPS_L2), EPS_H_VALUES[:1]
 
 
 def _exchange_counts(problem: Problem) -> list[int]:

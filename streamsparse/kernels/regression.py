@@ -215,7 +215,8 @@ def chain_errors(
         columns = columns_of(order, regression.taps)
         system = regression.gram[np.ix_(columns, columns)]
         system[np.diag_indices_from(system)] += ridge_penalty(regression, ridge)[columns]
-        factor = cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+        # Symmetric, and in Fortran order: factorised in place.
+        factor = cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
         whitened = solve_triangular(factor, regression.cross[columns], lower=True, check_finite=False)
         explained = np.square(whitened).reshape(len(order), -1).sum(axis=1)
         errors[1:] -= weight * np.cumsum(explained)
@@ -251,7 +252,7 @@ def _is_positive(regression: Regression, ridge: float) -> bool:
     system = np.array(regression.gram)
     system[np.diag_indices_from(system)] += penalty
     try:
-        factor = cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+        factor = cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:
         return False
     return bool((np.square(factor.diagonal()) >= 0.1 * penalty).all())
