@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike, NDArray
 
 from streamsparse.errors import UsageError
@@ -28,7 +29,11 @@ Integers = NDArray[np.int64]
 Counts = Mapping[str, int]
 
 
-def tensor_sizes(class_counts: Floats, untouched: Floats, entries: Floats) -> Floats:
+def tensor_sizes(
+    class_counts: Float64[np.ndarray, "*architectures classes"],
+    untouched: Float64[np.ndarray, "tensors dims"],
+    entries: Float64[np.ndarray, "tensors dims classes"],
+) -> Float64[np.ndarray, "*architectures tensors"]:
     """Number of elements of every tensor, for many architectures at once.
 
     Args:
@@ -45,7 +50,7 @@ def tensor_sizes(class_counts: Floats, untouched: Floats, entries: Floats) -> Fl
     return sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CostModel:
     """Parameters, MACs and bytes as functions of the channels kept per group.
 
@@ -66,11 +71,11 @@ class CostModel:
     sizes: tuple[int, ...]
     classes: tuple[tuple[int, ...], ...]
     tensors: tuple[str, ...]
-    untouched: Floats
-    entries: Floats
-    parameters_per_element: Floats
-    bytes_per_element: Floats
-    macs_per_element: Floats
+    untouched: Float64[np.ndarray, "tensors dims"]
+    entries: Float64[np.ndarray, "tensors dims classes"]
+    parameters_per_element: Float64[np.ndarray, tensors]
+    bytes_per_element: Float64[np.ndarray, tensors]
+    macs_per_element: Float64[np.ndarray, tensors]
     constant_macs: int
 
     @property
