@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from streamsparse.errors import CheckpointError, WeightsError
 from streamsparse.network.resize import channel_groups, fit_to_tensors, stored_tensors
+from streamsparse.network.weights import weights_digest
 from streamsparse.write.description import CONFIG_FILE, CheckpointConfig, Description, config_error
 from streamsparse.write.directory import read
 from streamsparse.write.safetensors_file import (
@@ -26,7 +27,6 @@ from streamsparse.write.safetensors_file import (
     decode_tensors,
     encode_tensors,
     form_of,
-    weights_digest,
 )
 
 
@@ -57,7 +57,7 @@ def encode_checkpoint(model: nn.Module, config: CheckpointConfig | None = None) 
         aliases=aliases,
         groups=channel_groups(model),
         file_digest=hashlib.sha256(weights).hexdigest(),
-        weights_digest=weights_digest(tensors),
+        weights_digest=weights_digest(own),
         finite=all(_is_finite(tensor) for tensor in tensors.values()),
         versions={"streamsparse": _own_version(), "torch": str(torch.__version__)},
         config=replace(config, created=config.created or datetime.now(UTC).isoformat(timespec="seconds")),
@@ -77,9 +77,8 @@ def decode_checkpoint(files: Mapping[str, bytes], model: nn.Module) -> nn.Module
             architecture. The model is unchanged then.
     """
     description, tensors = verify_checkpoint(files)
-    whole = tensors | {alias: tensors[stored] for alias, stored in description.aliases.items()}
     try:
-        fit_to_tensors(model, whole, description.groups, description.config.sizes)
+        fit_to_tensors(model, _whole(description, tensors), description.groups, description.config.sizes)
     except WeightsError as error:
         raise CheckpointError(
             f"The checkpoint does not fit the model: {error.summary}",
@@ -115,7 +114,7 @@ def verify_checkpoint(files: Mapping[str, bytes]) -> tuple[Description, dict[str
     _check_digest(hashlib.sha256(files[WEIGHTS_FILE]).hexdigest(), description.file_digest, "sha256")
     tensors = decode_tensors(files[WEIGHTS_FILE])
     _check_forms(description, tensors)
-    _check_digest(weights_digest(tensors), description.weights_digest, "weights digest")
+    _check_digest(weights_digest(_whole(description, tensors)), description.weights_digest, "weights digest")
     return description, tensors
 
 
@@ -137,6 +136,11 @@ def load(path: str | Path, model: nn.Module, *, digest: str | None = None) -> nn
     if digest is not None and CONFIG_FILE in files:
         _check_digest(Description.from_bytes(files[CONFIG_FILE]).weights_digest, digest, "weights digest")
     return decode_checkpoint(files, model)
+
+
+def _whole(description: Description, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every name of the model's `state_dict`, tied ones too."""
+    return {**tensors, **{alias: tensors[stored] for alias, stored in description.aliases.items()}}
 
 
 def _check_sizes(model: nn.Module, config: CheckpointConfig) -> None:

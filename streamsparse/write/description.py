@@ -42,7 +42,7 @@ class CheckpointConfig:
         original_sizes: positions per channel group before pruning.
         sizes: numbers in the model's modules that follow from no tensor's shape, by module path and attribute,
             as `network.surgery.size_attributes` gives them.
-        original_digest: `weights_digest` of the original's tensors.
+        original_digest: `network.weights.weights_digest` of the original's tensors.
         statistics: provenance of the statistics, any JSON object.
         max_trial_error: largest relative error of the float64 trials.
         costs_before: of the original.
@@ -88,7 +88,7 @@ class Description:
         aliases: tied names and the stored name whose tensor they share.
         groups: number of groups of convolutions and GroupNorms that have more than one, by module path.
         file_digest: sha256 of `model.safetensors`, hexadecimal.
-        weights_digest: of the stored tensors, see `digest.weights_digest`.
+        weights_digest: `network.weights.weights_digest` of all tensors, tied ones under every name.
         finite: no tensor holds NaN or infinity.
         versions: of the packages that wrote the checkpoint.
         config: what the caller knew.

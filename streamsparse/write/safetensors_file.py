@@ -6,15 +6,11 @@ tensor, and the tensors' bytes one after the other without gaps.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as parse
 from safetensors.torch import save as serialise
@@ -44,20 +40,6 @@ DTYPES = {
 def form_of(tensor: Tensor) -> TensorForm:
     """dtype and shape as `config.json` gives them."""
     return TensorForm(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-
-
-def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor, sorted by name; hexadecimal.
-
-    It identifies weights whatever file they are stored in.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        form = form_of(tensors[name])
-        digest.update(json.dumps([name, form.dtype, list(form.shape)]).encode() + b"\n")
-        content: NDArray[np.uint8] = _plain(tensors[name]).reshape(-1).view(torch.uint8).numpy()
-        digest.update(content.data)
-    return digest.hexdigest()
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from streamsparse.errors import CheckpointError, StorageError, WeightsError
+from streamsparse.network.weights import weights_digest
 from streamsparse.types import Costs
 from streamsparse.write.checkpoint import decode_checkpoint, encode_checkpoint, load, verify_checkpoint
 from streamsparse.write.description import CheckpointConfig, Description
 from streamsparse.write.directory import save
-from streamsparse.write.safetensors_file import check_header, weights_digest
+from streamsparse.write.safetensors_file import check_header
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 Files = dict[str, bytes]
@@ -344,7 +345,7 @@ def reencoded(change: Callable[[nn.Module], None]) -> Callable[[Files], Files]:
         ),
         (
             lambda files: with_config(files, lambda data: data["aliases"].update({"../up": "0.weight"})),
-            "unexpected: ../up",
+            "weights digest",
         ),
     ],
 )
