@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -29,10 +30,12 @@ class Subject:
     Attributes:
         model: specification that builds the architecture, such as `pipelines.lenet:LeNet`, if known.
         data: specification of the calibration data, if known.
+        options: of the data, to open it again: data_root, normalize, size.
     """
 
     model: str | None = None
     data: str | None = None
+    options: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def describe(model: nn.Module, graph: ChannelGraph, images: Images, subject: Subject) -> dict[str, Any]:
@@ -49,6 +52,7 @@ def describe(model: nn.Module, graph: ChannelGraph, images: Images, subject: Sub
         },
         "data": {
             "spec": subject.data,
+            "options": dict(subject.options),
             "length": images.length,
             "images": len(images),
             "seed": images.seed,

@@ -1,0 +1,227 @@
+"""Commands between the activations and the weights: accumulate, solve, refit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamsparse.cli import options as o
+from streamsparse.cli.console import command, print_json, print_table, say, size_text
+
+if TYPE_CHECKING:
+    from streamsparse.types import Solution
+
+
+def accumulate(
+    run: o.RunArgument,
+    folds: o.Folds = 5,
+    executor: o.ExecutorKind = "auto",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
+    memory_limit: o.MemoryLimit = None,
+    products: o.Products = "float64",
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Reduce the activations in RUN to sufficient statistics: the only pass over the data.
+
+    Each layer is committed as soon as it is summed; typed again, the command keeps finished layers.
+
+    Examples:
+
+        streamsparse accumulate runs/lenet
+
+        streamsparse accumulate runs/vgg --executor processes --workers 8 --memory-limit 4GiB
+
+        streamsparse accumulate /shared/runs/vgg --scheduler tcp://10.0.0.1:8786
+
+        streamsparse accumulate runs/vgg --dry-run
+    """
+    from streamsparse.accumulate import AccumulateSettings
+    from streamsparse.accumulate import accumulate as accumulate_stage
+
+    o.use_threads(threads)
+    with command(as_json) as bars:
+        settings = AccumulateSettings(folds, products, o.parse_bytes(memory_limit))
+        if dry_run:
+            _show_accumulate_plan(run, settings, as_json)
+            return
+        report = accumulate_stage(
+            run, settings=settings, executor=executor, scheduler=scheduler, workers=workers, on_event=bars
+        )
+    if as_json:
+        print_json({"run": run, "report": report, "seconds": bars.seconds})
+    else:
+        say(
+            f"{run}: {report.layers} layers summed over {report.images:,} images ({report.patches:,} patches), "
+            f"{report.reused_layers} reused. Next: streamsparse solve {run} --budget params=0.5"
+        )
+
+
+def _show_accumulate_plan(run: str, settings: object, as_json: bool) -> None:
+    from streamsparse.accumulate import AccumulateSettings, plan_accumulation
+    from streamsparse.store import Run
+
+    assert isinstance(settings, AccumulateSettings)
+    reader = Run.at(run).reader()
+    plan = plan_accumulation(run, reader, reader.require_complete(), settings)
+    rows = [
+        (
+            layer.layer.geometry.layer,
+            layer.layer.geometry.columns,
+            layer.layer.geometry.patches_per_image * plan.images,
+            len(layer.tasks),
+            size_text(layer.read_bytes),
+            size_text(layer.task_bytes),
+        )
+        for layer in plan.layers
+    ]
+    if as_json:
+        names = ("layer", "columns", "patches", "tasks", "read", "task")
+        layers = [dict(zip(names, row, strict=True)) for row in rows]
+        exact = [{"read_bytes": layer.read_bytes, "task_bytes": layer.task_bytes} for layer in plan.layers]
+        print_json({"images": plan.images, "layers": [a | b for a, b in zip(layers, exact, strict=True)]})
+        return
+    columns = {
+        "layer": "left", "columns": "right", "patches": "right", "tasks": "right", "to read": "right",
+        "projected per task": "right",
+    }  # fmt: skip
+    print_table(f"{plan.images:,} images in {settings.folds} folds", columns, rows)
+
+
+def solve(
+    run: o.RunArgument,
+    budget: o.BudgetOption = None,
+    channels: o.Channels = None,
+    method: o.MethodOption = "best",
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Choose the channels that stay and re-estimate the weights behind them, from statistics alone.
+
+    The best support for every number of channels is found once; another budget then takes seconds.
+
+    Examples:
+
+        streamsparse solve runs/lenet --budget params=0.2
+
+        streamsparse solve runs/lenet --budget sparsity=0.887
+
+        streamsparse solve runs/lenet --channels conv1=8,fc1=40,fc2=18
+    """
+    from streamsparse.solve import SolveSettings
+    from streamsparse.solve import solve as solve_stage
+
+    o.use_threads(threads)
+    with command(as_json) as bars:
+        settings = SolveSettings(method)  # type: ignore[arg-type]  # validated there
+        if dry_run:
+            _show_solve_plan(run, as_json)
+            return
+        solution = solve_stage(
+            run, budget=budget, channels=o.parse_channels(channels), settings=settings, on_event=bars
+        )
+    if as_json:
+        print_json({"run": run, "solution": solution, "sparsity": solution.plan.sparsity, "seconds": bars.seconds})
+    else:
+        show_solution(solution)
+        say(f"Next: streamsparse refit {run} (weights in order), or streamsparse write {run}")
+
+
+def _show_solve_plan(run: str, as_json: bool) -> None:
+    from streamsparse.intake.captured import read_captured
+    from streamsparse.store import Run
+    from streamsparse.store.statistics import Statistics
+
+    opened = Run.at(run)
+    graph, present = read_captured(opened).graph, set(Statistics(opened))
+    rows = [
+        (group.name, group.size, consumer.layer, graph.layers[consumer.layer].columns, consumer.layer in present)
+        for group in graph.groups
+        for consumer in group.consumers
+    ]
+    if as_json:
+        names = ("group", "channels", "consumer", "columns", "statistics")
+        print_json({"groups": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    columns = {"group": "left", "channels": "right", "consumer": "left", "columns": "right", "statistics": "left"}
+    print_table("Regressions to solve", columns, rows)
+
+
+def refit(
+    run: o.RunArgument,
+    data: Annotated[
+        str | None, typer.Option("--data", help="The capture's data; as in the run if left out.")
+    ] = None,
+    stages: o.Stages = None,
+    batch_size: o.BatchSize = 250,
+    device: o.Device = "cpu",
+    threads: o.Threads = None,
+    as_json: o.Json = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Re-estimate the solution's weights in order: each layer sees what the pruned layers before it produce.
+
+    Takes one more pass over the calibration images per stage; the choice of channels stays as it is.
+
+    Examples:
+
+        streamsparse refit runs/lenet
+
+        streamsparse refit runs/vgg --stages 4 --device cuda
+    """
+    from streamsparse.capture import CaptureSettings
+    from streamsparse.sequential import refit as refit_stage
+    from streamsparse.store import Run
+    from streamsparse.store.solution import read_solution
+
+    o.use_threads(threads)
+    with command(as_json) as bars:
+        opened = Run.at(run)
+        about, solution = opened.manifest(), read_solution(opened)
+        if dry_run:
+            _show_refit_plan(solution, stages, as_json)
+            return
+        known = {"data_root": None, "normalize": None, "size": None} | about["data"]["options"]
+        dataset = o.load_data(
+            data or about["data"]["spec"] or "", about["model"]["spec"] or "", split="train", **known
+        )
+        settings = CaptureSettings(batch_images=batch_size, device=device)
+        solution = refit_stage(opened, dataset, stages=stages, settings=settings, on_event=bars)
+    if as_json:
+        print_json({"run": run, "solution": solution, "seconds": bars.seconds})
+    else:
+        show_solution(solution)
+        say(f"Next: streamsparse write {run}")
+
+
+def _show_refit_plan(solution: Solution, stages: int | None, as_json: bool) -> None:
+    layers = [error.layer for error in solution.layers]
+    if as_json:
+        print_json({"layers": layers, "stages": stages})
+    else:
+        say(f"The weights behind {', '.join(solution.plan.keep)} would be estimated anew, in order.")
+
+
+def show_solution(solution: Solution) -> None:
+    """Channels per group, and errors per re-estimated layer."""
+    plan = solution.plan
+    rows = [
+        (group, plan.sizes[group], len(kept), f"{plan.predicted_errors[group]:.4f}", plan.methods[group])
+        for group, kept in plan.keep.items()
+    ]
+    columns = {"group": "left", "channels": "right", "kept": "right", "held-out error": "right", "found by": "left"}
+    title = (
+        f"{plan.costs.parameters:,} of {plan.original_costs.parameters:,} parameters stay "
+        f"(sparsity {plan.sparsity:.2%}), {plan.costs.macs:,} of {plan.original_costs.macs:,} MACs"
+    )
+    print_table(title, columns, rows)
+    layers = [
+        (error.layer, f"{error.training_error:.4f}", f"{error.held_out_error:.4f}", f"{error.ridge:.0e}")
+        for error in solution.layers
+    ]
+    columns = {"layer": "left", "training error": "right", "held-out error": "right", "ridge": "right"}
+    print_table(f"Re-estimated weights ({solution.mode})", columns, layers)

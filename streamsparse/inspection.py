@@ -1,0 +1,71 @@
+"""What a run holds: every stage, whether it is complete, and how large it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamsparse.errors import StageMissingError
+from streamsparse.intake.captured import read_captured
+from streamsparse.store import Run, layout
+from streamsparse.store.solution import read_solution
+from streamsparse.store.statistics import Statistics
+
+
+def inspect_run(run: Run) -> dict[str, Any]:
+    """The manifest without its channel graph, and one entry per stage: stage, state, detail, bytes.
+
+    Raises:
+        RunNotFoundError, SchemaVersionError, CorruptDataError: there is no readable run.
+    """
+    captured = read_captured(run)
+    manifest = {key: value for key, value in captured.manifest.items() if key not in ("graph", "costs")}
+    groups = captured.graph.groups
+    consumers = {consumer.layer for group in groups for consumer in group.consumers}
+    summed = set(Statistics(run))
+    fronts = [group.name for group in groups if run.records.description(layout.front_key(group.name)) is not None]
+    state, detail = _capture_state(run)
+    checkpoints = run.documents.names("checkpoints")
+    stages = [
+        ("capture", state, detail, "activations"),
+        ("accumulate", *_counted(len(summed & consumers), len(consumers), "layers"), "statistics"),
+        ("solve", *_counted(len(fronts), len(groups), "fronts"), "solution"),
+        ("weights", *_solution_state(run), "solution/weights"),
+        ("write", "complete" if checkpoints else "missing", ", ".join(checkpoints), "checkpoints"),
+    ]
+    return {
+        "manifest": manifest,
+        "stages": [
+            {"stage": stage, "state": state, "detail": detail, "bytes": run.documents.size_bytes(prefix)}
+            for stage, state, detail, prefix in stages
+        ],
+    }
+
+
+def _capture_state(run: Run) -> tuple[str, str]:
+    try:
+        reader = run.reader()
+    except StageMissingError:
+        return "missing", ""
+    batches = reader.batches()
+    images = sum(batch.images for batch in batches)
+    shards = next(iter(reader.plans.values())).shards
+    detail = f"{images:,} images in {len(batches):,} batches, {len(reader.plans)} of {shards} shards begun"
+    try:
+        reader.require_complete()
+    except StageMissingError:
+        return "incomplete", detail
+    return "complete", detail
+
+
+def _counted(found: int, expected: int, unit: str) -> tuple[str, str]:
+    state = "missing" if found == 0 else "complete" if found >= expected else "incomplete"
+    return state, f"{found} of {expected} {unit}"
+
+
+def _solution_state(run: Run) -> tuple[str, str]:
+    try:
+        solution = read_solution(run)
+    except StageMissingError:
+        return "missing", ""
+    kept = ", ".join(f"{group} {count}" for group, count in solution.plan.counts.items())
+    return "complete", f"{solution.mode}; kept: {kept}"
