@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from streamsparse.kernels.regression import Problem, Regression
+from streamsparse.kernels.regression import (
+    Problem,
+    Regression,
+    columns_of,
+    refit,
+    relative_error,
+    ridge_penalty,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +98,10 @@ def _flawed(sample: Sample, flaw: str) -> Sample:
     elif flaw == "few patches":
         patches, responses = patches[:4], responses[:4]
     return sample_of(patches, responses, taps)
+
+
+def refit_objective(regression: Regression, support: np.ndarray, ridge: float) -> float:
+    """Relative residual of the refit on this support plus its ridge term: the training error by definition."""
+    weights = refit(regression, support, ridge)
+    penalty = ridge_penalty(regression, ridge)[columns_of(support, regression.taps)]
+    return relative_error(regression, support, weights) + float((weights**2 @ penalty).sum()) / regression.power

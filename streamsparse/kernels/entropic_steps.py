@@ -25,7 +25,8 @@ from streamsparse.kernels.least_squares import truncated_solution
 from streamsparse.kernels.regression import Problem, Regression, columns_of, loss_weights
 from streamsparse.kernels.simplex import Quadratic, minimise_on_simplex
 
-Lambdas = tuple[Float64[np.ndarray, "outputs columns"], ...]
+Lambdas = tuple[Float64[np.ndarray, "_ _"], ...]
+"""Λ of every consumer, each (outputs, columns)."""
 
 _CONCAVE_STEPS = 50
 _ROWS_AT_ONCE = 1024

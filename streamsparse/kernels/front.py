@@ -81,8 +81,7 @@ def _with_entropic(
     """Offer the nested supports of every point of the path from uniform weights on `start`, by rank."""
     uniform = np.zeros(front.positions)
     uniform[start] = 1 / len(start)
-    points = entropic_path(problem, *_path_values(problem, len(start)), start=uniform, on_point=on_iteration)
-    for number, point in enumerate(points):
+    for number, point in enumerate(_path(problem, uniform, on_iteration)):
         kept = len(point.support)
         order = point.ranking[:kept]
         if number == 0 and len(start) == front.positions:
@@ -94,15 +93,23 @@ def _with_entropic(
     return front
 
 
-def _path_values(problem: Problem, kept: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Both hyperparameters' values; fewer, and from a greater ε_L2, where a W-step at the start is expensive."""
+def _path(problem: Problem, start: np.ndarray, on_iteration: Callable[[PathPoint], None] | None) -> list[PathPoint]:
+    """The walk from these weights; coarser, and from a greater ε_L2, where a W-step there is expensive."""
     flops = 0.0
     for regression in problem:
-        columns = kept * regression.taps
+        columns = np.count_nonzero(start) * regression.taps
         flops += columns**3 / 3 + 4.0 * columns**2 * regression.outputs
     if flops <= _CHEAP_W_STEP_FLOPS:
-        return EPS_L2_VALUES, EPS_H_VALUES
-    return tuple(value for value in EPS_L2_VALUES[::2] if value >= _LEAST_EXPENSIVE_EPS_L2), EPS_H_VALUES[:1]
+        return entropic_path(problem, start=start, on_point=on_iteration)
+    return entropic_path(
+        problem,
+        [value for value in EPS_L2_VALUES[::2] if value >= _LEAST_EXPENSIVE_EPS_L2],
+        EPS_H_VALUES[:1],
+        start=start,
+        max_iterations=10,
+        tolerance=1e-3,
+        on_point=on_iteration,
+    )
 
 
 def _exchange_counts(problem: Problem) -> list[int]:

@@ -41,7 +41,7 @@ class Front:
         ridge: relative ridge that the errors were computed with.
     """
 
-    supports: tuple[Int64[np.ndarray, " kept"], ...]
+    supports: tuple[Int64[np.ndarray, " _"], ...]
     errors: Float64[np.ndarray, " positions_plus_1"]
     methods: tuple[FoundBy, ...]
     ridge: float

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from streamsparse.errors import StatisticsError
@@ -31,8 +31,8 @@ class Regression:
     """Centred second moments of one consumer, divided by the number of patches.
 
     Attributes:
-        gram: G = XᵀX/T, float64 (C·K, C·K), symmetric; columns c·K to (c+1)·K belong to position c.
-        cross: B = XᵀY/T, float64 (C·K, M).
+        gram: G = XᵀX/T (C·K, C·K), symmetric, kept as float64; columns c·K to (c+1)·K belong to position c.
+        cross: B = XᵀY/T (C·K, M), kept as float64.
         power: tr(YᵀY)/T, the error of predicting the mean.
         taps: K, columns per position.
 
@@ -42,8 +42,8 @@ class Regression:
             was not centred, or not divided by the count).
     """
 
-    gram: Float64[np.ndarray, "columns columns"]
-    cross: Float64[np.ndarray, "columns outputs"]
+    gram: Float[np.ndarray, "columns columns"]
+    cross: Float[np.ndarray, "columns outputs"]
     power: float
     taps: int
 

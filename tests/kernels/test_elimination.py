@@ -10,11 +10,9 @@ from streamsparse.kernels.elimination import eliminate, inverse
 from streamsparse.kernels.regression import (
     Regression,
     loss_weights,
-    refit,
-    relative_error,
     support_error,
 )
-from tests.strategies import problems, random_sample
+from tests.strategies import problems, random_sample, refit_objective
 
 
 @given(problems(max_positions=8))
@@ -29,12 +27,8 @@ def test_errors_are_those_of_a_refit_at_every_count(problem: tuple[Regression, .
         assert len(support) == count
         error = elimination.errors[count]
         assert error == pytest.approx(support_error(problem, support, elimination.ridge), rel=1e-6, abs=1e-9)
-        refitted = [
-            relative_error(each, support, refit(each, support, elimination.ridge))
-            for each in problem
-            if each.power > 0
-        ]
-        assert error == pytest.approx(np.mean(refitted), rel=1e-4, abs=1e3 * elimination.ridge)
+        objectives = [refit_objective(each, support, elimination.ridge) for each in problem if each.power > 0]
+        assert error == pytest.approx(np.mean(objectives), rel=1e-5, abs=1e-9)
 
 
 @given(problems(max_positions=7))
@@ -48,7 +42,7 @@ def test_every_removal_is_the_cheapest(problem: tuple[Regression, ...]) -> None:
             for candidate in alive
         ]
         chosen = rises[alive.index(removed)]
-        assert chosen <= min(rises) + 1e-6 * max(rises) + 1e-9
+        assert chosen <= min(rises) + 1e-5 * max(rises) + 1e-8
         alive.remove(int(removed))
 
 
