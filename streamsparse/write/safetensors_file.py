@@ -17,7 +17,8 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from streamsparse.errors import CheckpointError
-from streamsparse.write.description import TensorForm, strict_json
+from streamsparse.write.description import TensorForm
+from streamsparse.write.strict_json import strict_json
 
 WEIGHTS_FILE = "model.safetensors"
 HEADER_LIMIT_BYTES = 64 * 2**20
