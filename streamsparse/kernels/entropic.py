@@ -42,7 +42,7 @@ __all__ = [
 OnIteration = Callable[[int, float, Float64[np.ndarray, " positions"]], None]
 """Called after every iteration with its number, the loss and the channel weights."""
 
-_PLAIN_ITERATIONS = 6  # far from the solution the plain step picks the better channels to drop
+_PLAIN_ITERATIONS = 4  # far from the solution the plain step picks the better channels to drop
 _FRACTIONS = (1.0, 0.25)
 _NO_LOSS = 1e-300
 
