@@ -14,7 +14,7 @@ from streamsparse.capture import CaptureSettings, Subject, capture
 from streamsparse.events import OnEvent, ignore
 from streamsparse.intake.captured import original_model
 from streamsparse.sequential import refit
-from streamsparse.solve import SolveSettings, solve
+from streamsparse.solve import SolveSettings, check_request, solve
 from streamsparse.store import Run
 from streamsparse.types import Solution
 from streamsparse.write.checkpoint import decode_checkpoint
@@ -86,7 +86,15 @@ def prune(
     run = run if isinstance(run, Run) else Run.at("memory://" if run is None else run)
     original = copy.deepcopy(model)
     capture(
-        original, data, run, images=images, seed=seed, settings=capture_settings, subject=subject, on_event=on_event
+        original,
+        data,
+        run,
+        images=images,
+        seed=seed,
+        settings=capture_settings,
+        subject=subject,
+        accept=lambda graph: check_request(budget, channels, {group.name: group.size for group in graph.groups}),
+        on_event=on_event,
     )
     accumulate(run, settings=accumulate_settings, executor=executor, scheduler=scheduler, on_event=on_event)
     solution = solve(run, budget=budget, channels=channels, settings=solve_settings, on_event=on_event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from streamsparse.network.running import evaluating
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import Batch
 from streamsparse.store.stream import StreamPlan
+from streamsparse.types import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def capture(
     settings: CaptureSettings | None = None,
     subject: Subject | None = None,
     overwrite: bool = False,
+    accept: Callable[[ChannelGraph], None] | None = None,
     on_event: OnEvent = ignore,
 ) -> CaptureReport:
     """Dump the inputs and outputs of every layer that consumes a channel group.
@@ -62,6 +64,7 @@ def capture(
         settings: dtype, codec, batch, shard, device.
         subject: how to build the model and open the data again, for the later stages.
         overwrite: begin anew, whatever the run holds.
+        accept: called with the channel groups before anything is written; raises to refuse them.
         on_event: hears of progress.
 
     Raises:
@@ -77,6 +80,8 @@ def capture(
         model.to(settings.device)
         example = sample.example.to(settings.device)
         graph = find_groups(model, example, on_event=on_event)
+        if accept is not None:
+            accept(graph)
         plan = plan_stream(model, graph, example, len(sample), settings)
         manifest = describe(model, graph, sample, subject or Subject())
         shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"

@@ -168,12 +168,10 @@ def prune(
     from streamsparse.accumulate import AccumulateSettings
     from streamsparse.capture import CaptureSettings, Subject
     from streamsparse.run import prune as prune_stages
-    from streamsparse.solve import SolveSettings, parse_budget
+    from streamsparse.solve import SolveSettings
 
     o.use_threads(threads)
     with command(as_json) as bars:
-        if budget is not None:
-            parse_budget(budget)
         settings = CaptureSettings(dtype, codec, batch_size, device=device)
         built = o.load_model(model, weights)
         chosen = {"data_root": data_root, "normalize": normalize, "size": size}

@@ -2,7 +2,7 @@
 
 from streamsparse.solve.budget import Budget, allocate, parse_budget
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_group, solve_groups
-from streamsparse.solve.plan import make_plan
+from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
 from streamsparse.solve.stage import find_fronts, refit_layers, solve
 
@@ -12,6 +12,7 @@ __all__ = [
     "RefittedLayer",
     "SolveSettings",
     "allocate",
+    "check_request",
     "find_fronts",
     "kept_inputs",
     "make_plan",

@@ -27,20 +27,12 @@ def make_plan(
         channels: counts by hand. Without a budget the groups that are not named stay whole.
 
     Raises:
-        UsageError: neither, unknown groups, or counts out of range.
-        BudgetError: no architecture meets the budget.
+        UsageError, BudgetError: see `check_request`; no architecture meets the budget.
     """
     fixed = dict(channels or {})
-    _check_channels(fixed, fronts)
-    if budget is None and not fixed:
-        raise UsageError(
-            "Nothing says how small the network must become.",
-            expected="a budget or channel counts",
-            got="neither",
-            remedy="give --budget params=0.2, or --channels GROUP=COUNT,...",
-        )
-    errors = {name: front.held_out for name, front in fronts.items()}
     whole = {name: front.front.positions for name, front in fronts.items()}
+    check_request(budget, fixed, whole)
+    errors = {name: front.held_out for name, front in fronts.items()}
     counts = allocate(parse_budget(budget), errors, costs, fixed) if budget is not None else whole | fixed
     keep = {name: tuple(front.front.supports[counts[name]].tolist()) for name, front in fronts.items()}
     return PrunePlan(
@@ -54,21 +46,40 @@ def make_plan(
     )
 
 
-def _check_channels(channels: Mapping[str, int], fronts: Mapping[str, GroupFront]) -> None:
-    for name, count in channels.items():
-        if name not in fronts:
+def check_request(budget: str | None, channels: Mapping[str, int] | None, sizes: Mapping[str, int]) -> None:
+    """Refuse a request that cannot be met, before anything is computed for it.
+
+    Args:
+        budget: see `parse_budget`.
+        channels: counts by hand, by group.
+        sizes: positions of every group that can be pruned.
+
+    Raises:
+        UsageError: neither budget nor counts, unknown groups, or counts out of range.
+        BudgetError: the budget does not parse.
+    """
+    if budget is not None:
+        parse_budget(budget)
+    elif not channels:
+        raise UsageError(
+            "Nothing says how small the network must become.",
+            expected="a budget or channel counts",
+            got="neither",
+            remedy="give --budget params=0.2, or --channels GROUP=COUNT,...",
+        )
+    for name, count in (channels or {}).items():
+        if name not in sizes:
             raise UsageError(
                 f"There is no channel group '{name}'.",
-                expected=", ".join(fronts),
+                expected=", ".join(sizes),
                 got=name,
                 where="--channels",
                 remedy="`streamsparse inspect --groups` lists them",
             )
-        positions = fronts[name].front.positions
-        if not 1 <= count <= positions:
+        if not 1 <= count <= sizes[name]:
             raise UsageError(
                 f"Group '{name}' cannot keep that many channels.",
-                expected=f"1 to {positions}",
+                expected=f"1 to {sizes[name]}",
                 got=count,
                 where="--channels",
             )

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
-from streamsparse.solve.plan import make_plan
+from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import commit_solution
@@ -46,13 +45,7 @@ def solve(
     settings = settings or SolveSettings()
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
-    if budget is None and not channels:
-        raise UsageError(
-            "Nothing says how small the network must become.",
-            expected="a budget or channel counts",
-            got="neither",
-            remedy="give --budget params=0.2, or --channels GROUP=COUNT,...",
-        )
+    check_request(budget, channels, {group.name: group.size for group in captured.graph.groups})
     with run.lock():
         fronts = find_fronts(run, captured, settings, on_event)
         plan = make_plan(fronts, captured.costs, budget=budget, channels=channels)

@@ -107,6 +107,7 @@ class Run:
         """Replace a checkpoint's files, the one named `last` at the end; returns their prefix."""
         prefix = layout.checkpoint_prefix(name)
         self.documents.delete_key(f"{prefix}/{last}")
+        self.documents.delete(prefix)
         for file in sorted(files, key=lambda file: file == last):
             self.documents.write(f"{prefix}/{file}", files[file])
         return prefix
