@@ -26,6 +26,7 @@ Method = Literal["best", "entropic", "elimination"]
 _START_PARTS = (2, 4)  # of the positions, as elimination leaves them
 _CHEAP_W_STEP_FLOPS = 3e9
 _LEAST_EXPENSIVE_EPS_L2 = 1e-6
+_MAX_SWAPS = 20
 _SWAP_CANDIDATES = 64
 _EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
 _SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
@@ -113,7 +114,7 @@ def _path(problem: Problem, start: np.ndarray, on_iteration: Callable[[PathPoint
 
 
 def _exchange_counts(problem: Problem) -> list[int]:
-    """Evenly spread counts whose searches stay within the fixed effort."""
+    """Counts whose searches stay within the fixed effort: all of the cheap small ones, then evenly spread ones."""
     positions = problem[0].positions
     every = np.arange(1, positions)
     flops = np.zeros(len(every))
@@ -122,14 +123,16 @@ def _exchange_counts(problem: Problem) -> list[int]:
         dropped = (positions - every) * regression.taps
         flops += kept**3 + 2.0 * kept**2 * dropped + 4.0 * kept * dropped * regression.outputs
         flops += np.minimum(_SWAP_CANDIDATES, every) * _FLOPS_PER_CANDIDATE
-    stride = max(1, int(np.ceil(_SEARCHES_PER_COUNT * flops.sum() / _EXCHANGE_FLOPS)))
-    return [int(count) for count in every[stride - 1 :: stride]]
+    effort = _SEARCHES_PER_COUNT * flops
+    cheap = int(np.searchsorted(np.cumsum(effort), _EXCHANGE_FLOPS / 2))
+    stride = max(1, int(np.ceil(effort[cheap:].sum() / (_EXCHANGE_FLOPS / 2))))
+    return [int(count) for count in np.append(every[:cheap], every[cheap + stride - 1 :: stride])]
 
 
 def _with_exchanges(front: Front, problem: Problem, counts: list[int]) -> Front:
     """Search from the front's support at each count, largest first; each result seeds the sizes beside it."""
     for count in counts:
-        found = search(problem, front.supports[count], front.ridge, candidates=_SWAP_CANDIDATES)
+        found = search(problem, front.supports[count], front.ridge, _MAX_SWAPS, _SWAP_CANDIDATES)
         front = front.offer(found.support, found.error, "exchange")
         front = front.merge(_beside(problem, found, front), "exchange")
     return front
