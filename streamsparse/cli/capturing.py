@@ -33,7 +33,9 @@ def demo(
 
     o.use_threads(threads)
     with command(as_json) as bars:
-        summary = import_module("pipelines.lenet_mnist").demo(run=run, dry_run=dry_run, on_event=bars)
+        pipeline = import_module("pipelines.lenet_mnist")
+        summary = pipeline.demo(run=run, dry_run=dry_run, on_event=bars)
+    pipeline.show(summary)
     if as_json:
         print_json(summary)
 
