@@ -121,7 +121,7 @@ def test_public_names_are_sorted_documented_and_there() -> None:
 
 def test_public_functions_win_over_the_packages_of_the_same_name() -> None:
     import streamsparse.capture.taps
-    import streamsparse.solve.budget  # noqa: F401
+    import streamsparse.solve.budget
 
     assert callable(streamsparse.capture)
     assert callable(streamsparse.solve)
