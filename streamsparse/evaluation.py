@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,9 @@ def evaluate(
         comparison=comparison,
         original_costs=config.costs_before or captured.costs.costs({}),
         pruned_costs=config.costs_after or captured.costs.costs_of_keep(config.kept),
-        layer_errors=_layer_errors(run, original, config.kept, data, batch_images, device, on_event),
+        layer_errors=_layer_errors(
+            run, original, config.statistics.get("held_out_errors", {}), data, batch_images, device, on_event
+        ),
     )
     with run.lock():
         run.documents.write_json(layout.evaluation_key(name), asdict(evaluation))
@@ -87,7 +89,7 @@ def evaluate(
 def _layer_errors(
     run: Run,
     original: nn.Module,
-    kept: Mapping[str, Sequence[int]],
+    predicted_errors: Mapping[str, float],
     data: Dataset[Any],
     batch_images: int,
     device: str,
@@ -98,9 +100,7 @@ def _layer_errors(
         solution = read_solution(run)
     except StageMissingError:
         return {}
-    if {group: list(positions) for group, positions in kept.items()} != {
-        group: list(positions) for group, positions in solution.plan.keep.items()
-    }:
+    if predicted_errors != {error.layer: error.held_out_error for error in solution.layers}:
         return {}
     twin = with_weights(original, read_weights(run, solution))
     predicted = {error.layer: error.held_out_error for error in solution.layers}

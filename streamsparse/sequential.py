@@ -65,14 +65,15 @@ def refit(
         settings: as in `capture`.
 
     Raises:
-        StageMissingError: no finished solution.
+        StageMissingError: no finished solution, or statistics that are not complete.
         RunMismatchError: other data or another model than the capture's.
     """
     run = run if isinstance(run, Run) else Run.at(run)
-    captured, solution = read_captured(run), read_solution(run)
-    statistics = Statistics(run)
-    layers = [layer for layer in captured.graph.layers if statistics.description(layer) is not None]
+    captured = read_captured(run)
+    layers = captured.manifest["layers"]
     parts = _parts(layers, stages)
+    read_solution(run)  # before the model is built
+    statistics = Statistics(run).require(layers)
     folds = {(statistics.description(layer) or {})["folds"] for layer in layers}
     stage = _Stage(
         run=run,
@@ -84,8 +85,9 @@ def refit(
         on_event=on_event,
     )
     with run.lock(), evaluating(stage.original):
-        refitted = _refit_parts(stage, solution.plan, parts)
-        result = Solution(solution.plan, tuple(layer.error for layer in refitted), "sequential")
+        plan = read_solution(run).plan
+        refitted = _refit_parts(stage, plan, parts)
+        result = Solution(plan, tuple(layer.error for layer in refitted), "sequential")
         commit_solution(run, result, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
     return result
 
@@ -124,9 +126,10 @@ def _statistics(stage: _Stage, layers: Sequence[str], number: int, refitted: lis
     run, on_event = stage.run, stage.on_event
     partial = with_weights(stage.original, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
     stream = f"refit-{number + 1:03d}-{weights_digest(stored_tensors(partial))[:12]}"
-    statistics = Statistics(run, stream)
-    if all(statistics.description(layer) is not None for layer in layers):
+    statistics, activations = Statistics(run, stream), f"activations/{layout.part(stream)}"
+    if all(layer in statistics for layer in layers):
         on_event(Reused(f"refit stage {number + 1}", f"the statistics of {', '.join(layers)}"))
+        run.documents.delete(activations)  # a kill may have come before this
         return statistics
     for model in (partial, stage.original):
         model.to(stage.capture.device)
@@ -141,9 +144,11 @@ def _statistics(stage: _Stage, layers: Sequence[str], number: int, refitted: lis
         layers=layers,
     )
     taps = Taps({layer.geometry.layer: layer.calls for layer in plan.layers}, partial, stage.original)
+    if run.plans(stream) not in ([], [plan]):  # killed with other settings: nobody else needs that pass
+        run.documents.delete(activations)
     capture_stream(run, plan, taps, stage.images, device=stage.capture.device, on_event=on_event)
     reader = run.reader(stream)
     todo = plan_accumulation(run.url, reader, reader.require_complete(), stage.accumulate)
     accumulate_stream(run, todo, on_event=on_event)
-    run.documents.delete(f"activations/{layout.part(stream)}")
+    run.documents.delete(activations)
     return statistics

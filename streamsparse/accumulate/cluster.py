@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,13 +51,13 @@ class DaskExecutor:
     ) -> Iterator[tuple[str, Result]]:
         try:
             for future in as_completed({*items, *roots}):
+                if future.status != "finished":
+                    future.result()  # raises the task's own error, or that it was lost with the scheduler
                 if future in items:
                     on_item(items.pop(future))
                 if future in roots:
                     yield roots.pop(future), future.result()
-                elif future.status == "error":
-                    future.result()  # raises the task's own error
-        except (KilledWorker, OSError, TimeoutError) as error:
+        except (KilledWorker, CancelledError, OSError, TimeoutError) as error:
             raise ClusterError(
                 "The Dask cluster failed while it summed statistics.",
                 got=f"{type(error).__name__}: {error}",

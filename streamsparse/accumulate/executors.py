@@ -7,10 +7,12 @@ the number of items alone; so every executor adds in the same order.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from streamsparse.errors import UsageError
@@ -65,7 +67,11 @@ class SerialExecutor:
 
 
 class ThreadExecutor:
-    """A pool of threads; torch's own threads are shared between them."""
+    """A pool of threads; torch's own threads are shared between them.
+
+    As many items are under way as there are threads, across reductions, and results are merged in the order of
+    the items, so that few are held at once.
+    """
 
     name = "threads"
 
@@ -75,14 +81,21 @@ class ThreadExecutor:
     def run(
         self, reductions: Sequence[Reduction[Item, Result]], on_item: Callable[[Item], None]
     ) -> Iterator[tuple[str, Result]]:
-        for reduction in reductions:
-            with ThreadPoolExecutor(self._workers) as pool:
-                futures = [(item, pool.submit(reduction.map, item)) for item in reduction.items]
-                results = []
-                for item, future in futures:
-                    results.append(future.result())
-                    on_item(item)
-            yield reduction.key, merge_tree(results, lambda result: result, reduction.merge)
+        work = iter([(reduction.map, item) for reduction in reductions for item in reduction.items])
+        pool = ThreadPoolExecutor(self._workers)
+        try:
+            under_way = deque(pool.submit(map_, item) for map_, item in islice(work, self._workers))
+
+            def leaf(item: Item) -> Result:
+                result = under_way.popleft().result()
+                under_way.extend(pool.submit(map_, item) for map_, item in islice(work, 1))
+                on_item(item)
+                return result
+
+            for reduction in reductions:
+                yield reduction.key, merge_tree(reduction.items, leaf, reduction.merge)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def merge_tree(

@@ -14,7 +14,8 @@ from math import prod
 
 from streamsparse.errors import MemoryLimitError, UsageError
 from streamsparse.kernels.statistics import BLOCK_BYTES, sums_bytes
-from streamsparse.store.activations import ActivationReader, Batch
+from streamsparse.store.activations import ActivationReader
+from streamsparse.store.batches import Batch
 from streamsparse.store.stream import SIDES, CapturedLayer
 
 _TASK_BYTES = 256 * 2**20
@@ -65,7 +66,7 @@ class LayerPlan:
     Attributes:
         source: SHA-256 over the batches and settings: statistics with the same source are the same.
         read_bytes: raw activations to be read.
-        task_bytes: projected peak of one task: partial sums of both sides of a merge, a block, a batch.
+        task_bytes: projected peak of one task: partial sums that wait for their merge, a block, a batch.
     """
 
     layer: CapturedLayer
@@ -133,7 +134,8 @@ def _plan_layer(
         Task(run_url, stream, layer, tuple(batches[first:last]), settings) for first, last in pairwise(cuts)
     )
     largest_batch = max(batch.images for batch in batches) * values * 8
-    task_bytes = 2 * settings.folds * sums_bytes(layer.geometry) + 2 * BLOCK_BYTES + 2 * largest_batch
+    held = 2 + (count - 1).bit_length()  # one per level of the merge tree, the running sums, the merged
+    task_bytes = held * settings.folds * sums_bytes(layer.geometry) + 2 * BLOCK_BYTES + 2 * largest_batch
     _check_limit(task_bytes, settings.memory_limit_bytes, layer)
     return LayerPlan(layer, tasks, _source(batches, settings), read_bytes, task_bytes)
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from streamsparse.errors import DataError
+from streamsparse.errors import DataError, StreamsparseError
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,8 @@ class Images:
             num_workers=self.workers if len(spans) > 1 else 0,
             collate_fn=self.collate,
         )
-        for item in loader:
+        items = iter(loader)
+        while (item := _next(items)) is not _END:
             yield _image_batch(item)
 
     def digest(self) -> str:
@@ -81,7 +82,8 @@ def calibration_images(data: object, *, images: int | None = None, seed: int = 0
         data = TensorDataset(data)
     if isinstance(data, DataLoader):
         workers, collate, data = data.num_workers, data.collate_fn, data.dataset
-    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if not sized or isinstance(data, IterableDataset):
         raise DataError(
             "Calibration needs data with a length and random access, so that a capture can resume.",
             expected="a map-style Dataset, a DataLoader over one, or a tensor of images",
@@ -107,6 +109,24 @@ def batch_digest(batch: Tensor) -> str:
     identity = hashlib.sha256(repr((tuple(values.shape), str(values.dtype))).encode())
     identity.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return identity.hexdigest()
+
+
+_END = object()
+
+
+def _next(items: Iterator[Any]) -> object:
+    """The next item, or `_END`; whatever the data set raises becomes a DataError."""
+    try:
+        return next(items, _END)
+    except StreamsparseError:
+        raise
+    except Exception as error:
+        raise DataError(
+            "The data set failed while a batch was read.",
+            expected="images of one shape",
+            got=f"{type(error).__name__}: {error}",
+            remedy="check the files and the preprocessing; resize or crop all images to the same size",
+        ) from error
 
 
 def _image_batch(item: object) -> Tensor:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import nn
 
 from streamsparse.capture.images import Images
-from streamsparse.errors import RunMismatchError
+from streamsparse.errors import NonFiniteError, RunMismatchError
 from streamsparse.network import graph_to_json
 from streamsparse.network.costs import cost_model
 from streamsparse.network.resize import stored_tensors
 from streamsparse.network.weights import weights_digest, weights_to_bytes
-from streamsparse.store import Run, layout
+from streamsparse.store import Run
 from streamsparse.types import ChannelGraph
 
 _VERSIONS = ("streamsparse", "torch", "zarr", "numpy")
@@ -38,8 +39,10 @@ class Subject:
     options: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def describe(model: nn.Module, graph: ChannelGraph, images: Images, subject: Subject) -> dict[str, Any]:
-    """The manifest of a new run: model, data, channel graph, costs, versions and seeds."""
+def describe(
+    model: nn.Module, graph: ChannelGraph, images: Images, subject: Subject, layers: Sequence[str]
+) -> dict[str, Any]:
+    """The manifest of a new run: model, data, channel graph, captured layers, costs, versions and seeds."""
     example = images.example
     tensors = stored_tensors(model)
     return {
@@ -59,9 +62,27 @@ def describe(model: nn.Module, graph: ChannelGraph, images: Images, subject: Sub
             "shape": list(example.shape[1:]),
             "digest": images.digest(),
         },
+        "layers": list(layers),
         "graph": graph_to_json(graph),
         "costs": cost_model(model, graph, example).to_json(),
     }
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse weights that make every activation worthless.
+
+    Raises:
+        NonFiniteError: a parameter or buffer holds NaN or infinity; names it.
+    """
+    for name, tensor in stored_tensors(model).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                "The model's weights are not all finite.",
+                expected="finite weights",
+                got="NaN or infinity",
+                where=name,
+                remedy="check how the weights were trained and saved",
+            )
 
 
 def begin_run(run: Run, manifest: dict[str, Any], model: nn.Module) -> dict[str, Any]:
@@ -71,9 +92,7 @@ def begin_run(run: Run, manifest: dict[str, Any], model: nn.Module) -> dict[str,
         RunMismatchError: it was begun with others; nothing is changed.
         SchemaVersionError: it was written by another version of the layout.
     """
-    if not run.exists:
-        run.documents.write(layout.WEIGHTS, weights_to_bytes(model))
-    found = run.begin(manifest)
+    found = run.begin(manifest, weights_to_bytes(model))
     for part, keys in (("model", ("digest",)), ("data", ("images", "seed", "digest"))):
         ours = {key: manifest[part][key] for key in keys}
         theirs = {key: found[part].get(key) for key in keys}

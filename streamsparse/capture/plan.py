@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from streamsparse.capture.taps import count_calls
@@ -13,6 +14,8 @@ from streamsparse.store.codecs import DEFAULT_CODEC, compressors
 from streamsparse.store.layout import ORIGINAL_STREAM
 from streamsparse.store.stream import CapturedLayer, StreamPlan
 from streamsparse.types import ChannelGraph
+
+_DEVICES = "cpu | cuda | cuda:N"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class CaptureSettings:
         compressors(self.codec)
         if self.dtype not in ("float16", "float32"):
             raise UsageError("Unknown dtype.", expected="float16 | float32", got=self.dtype, where="--dtype")
+        _check_device(self.device)
         if self.batch_images < 1:
             raise UsageError("A batch holds images.", expected="≥ 1", got=self.batch_images, where="--batch-size")
         if not 0 <= self.shard < self.shards:
@@ -47,6 +51,21 @@ class CaptureSettings:
                 got=f"{self.shard + 1}/{self.shards}",
                 where="--shard",
             )
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UsageError("Unknown device.", expected=_DEVICES, got=device, where="--device") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "This machine has no usable CUDA device.",
+            expected="a CUDA device and a build of torch for it",
+            got=device,
+            where="--device",
+            remedy="capture with --device cpu, or on another machine",
+        )
 
 
 def plan_stream(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from streamsparse.capture.images import Images, batch_digest, calibration_images
-from streamsparse.capture.manifest import Subject, begin_run, describe
+from streamsparse.capture.manifest import Subject, begin_run, check_weights, describe
 from streamsparse.capture.plan import CaptureSettings, plan_stream
 from streamsparse.capture.taps import Taps
 from streamsparse.capture.writing import BackgroundWriter
@@ -19,7 +19,7 @@ from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.network import find_groups
 from streamsparse.network.running import evaluating
 from streamsparse.store import Run, layout
-from streamsparse.store.activations import Batch
+from streamsparse.store.batches import Batch
 from streamsparse.store.stream import StreamPlan
 from streamsparse.types import ChannelGraph
 
@@ -56,26 +56,30 @@ def capture(
     """Dump the inputs and outputs of every layer that consumes a channel group.
 
     Args:
-        model: a trained network of images to logits; it is left as it is.
+        model: a trained network of images to logits; left as it is, but for the device it is moved to.
         data: a map-style Dataset, a DataLoader over one, or a tensor (images, *shape), preprocessed.
         run: where to; a directory that does not exist yet, or a capture to resume.
         images: how many to sample; None for all.
         seed: of the sample.
         settings: dtype, codec, batch, shard, device.
         subject: how to build the model and open the data again, for the later stages.
-        overwrite: begin anew, whatever the run holds.
+        overwrite: begin anew, whatever the run holds; of several shards only the first should.
         accept: called with the channel groups before anything is written; raises to refuse them.
         on_event: hears of progress.
 
     Raises:
         ModelError, DataError: unusable input; nothing is written.
+        NonFiniteError: the model's weights hold NaN or infinity; nothing is written.
+        RunError: the directory holds something that is not a run.
         RunMismatchError: the run was begun with another model, data set or settings.
         RunLockedError: another process is using it.
         ActivationError, StorageError: see `capture_stream`.
     """
     settings = settings or CaptureSettings()
     run = run if isinstance(run, Run) else Run.at(run)
+    run.require_own()
     sample = calibration_images(data, images=images, seed=seed)
+    check_weights(model)
     with evaluating(model):
         model.to(settings.device)
         example = sample.example.to(settings.device)
@@ -83,14 +87,14 @@ def capture(
         if accept is not None:
             accept(graph)
         plan = plan_stream(model, graph, example, len(sample), settings)
-        manifest = describe(model, graph, sample, subject or Subject())
+        layers = {layer.geometry.layer: layer.calls for layer in plan.layers}
+        manifest = describe(model, graph, sample, subject or Subject(), list(layers))
         shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"
-        with run.lock(shared=settings.shards > 1), run.lock(shard):
+        with run.lock(shared=settings.shards > 1 and not overwrite), run.lock(shard):
             if overwrite:
                 run.clear()
             begin_run(run, manifest, model)
-            taps = Taps({layer.geometry.layer: layer.calls for layer in plan.layers}, model)
-            return capture_stream(run, plan, taps, sample, device=settings.device, on_event=on_event)
+            return capture_stream(run, plan, Taps(layers, model), sample, device=settings.device, on_event=on_event)
 
 
 def capture_stream(

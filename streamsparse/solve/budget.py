@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -38,6 +39,8 @@ def parse_budget(text: str) -> Budget:
     try:
         limit = float(value)
     except ValueError:
+        limit = -1.0
+    if not isfinite(limit):
         limit = -1.0
     if kind == "sparsity" and 0 <= limit < 1:
         return Budget("params", 1 - limit)

@@ -13,6 +13,9 @@ from streamsparse.kernels.statistics import Moments
 from streamsparse.solve.problems import fold_moments, layer_moments
 from streamsparse.types import ChannelGraph, LayerError, LayerGeometry
 
+_ROUND_OFF = 1e-9
+"""Relative differences between held-out errors that mean nothing."""
+
 
 @dataclass(frozen=True, eq=False)
 class RefittedLayer:
@@ -51,15 +54,16 @@ def refit_layer(
 ) -> RefittedLayer:
     """Least-squares weights and exact bias; the ridge is the one of least held-out error.
 
+    The candidates are tried in ascending order until the held-out error rises, which for many rows it does soon.
+
     Args:
         geometry: of the layer.
         sums: its statistics by fold; in a sequential refit, of the inputs that the pruned layers now produce.
         inputs: sorted input channels that are kept.
-        ridges: candidates, relative to each channel's mean diagonal.
+        ridges: candidates, ascending, relative to each channel's mean diagonal.
     """
     splits = [fold_moments(sums, fold, geometry.bias) for fold in range(len(sums))]
-    held_out = {ridge: _held_out_error(splits, geometry, inputs, ridge) for ridge in ridges}
-    ridge = min(held_out, key=lambda candidate: held_out[candidate])
+    ridge, held_out = _best_ridge(splits, geometry, inputs, ridges)
     whole = layer_moments(total(sums), geometry.bias)
     weights, errors = [], []
     for number, (regression, support) in enumerate(_regressions(whole, geometry, inputs)):
@@ -70,8 +74,22 @@ def refit_layer(
         layer=geometry.layer,
         weight=_shaped(np.stack(weights), geometry),
         bias=_bias(whole, np.stack(weights)) if geometry.bias else None,
-        error=LayerError(geometry.layer, _pooled(errors), held_out[ridge], ridge),
+        error=LayerError(geometry.layer, _pooled(errors), held_out, ridge),
     )
+
+
+def _best_ridge(
+    splits: list[tuple[Moments, Moments]], geometry: LayerGeometry, inputs: np.ndarray, ridges: Sequence[float]
+) -> tuple[float, float]:
+    """The ridge of least held-out error, and that error."""
+    best = (ridges[0], _held_out_error(splits, geometry, inputs, ridges[0]))
+    for ridge in ridges[1:]:
+        error = _held_out_error(splits, geometry, inputs, ridge)
+        if error > best[1] * (1 + _ROUND_OFF):
+            break
+        if error < best[1]:
+            best = (ridge, error)
+    return best
 
 
 def _held_out_error(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamsparse.events import OnEvent, Reused, ignore, reporting
+from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
 from streamsparse.solve.plan import check_request, make_plan
@@ -17,7 +17,7 @@ from streamsparse.store.solution import commit_solution
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import ChannelGroup, Solution
 
-DEFAULT_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3)
+DEFAULT_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def solve(
@@ -61,11 +61,12 @@ def find_fronts(
     run: Run, captured: Captured, settings: SolveSettings, on_event: OnEvent = ignore
 ) -> dict[str, GroupFront]:
     """The fronts of all groups whose consumers were captured; committed ones of the same source are kept."""
-    statistics = Statistics(run)
-    present = set(statistics)
+    statistics = Statistics(run).require(captured.manifest["layers"])
+    present = set(captured.manifest["layers"])
     groups = [group for group in captured.graph.groups if all(c.layer in present for c in group.consumers)]
-    if not groups:
-        statistics.require([c.layer for group in captured.graph.groups for c in group.consumers])
+    if len(groups) < len(captured.graph.groups):
+        whole = [group.name for group in captured.graph.groups if group not in groups]
+        on_event(Notice("solve", f"{', '.join(whole)}: stay whole, for hooks do not see all of their consumers"))
     found: dict[str, GroupFront] = {}
     todo = []
     for group in groups:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
 
-from streamsparse.errors import CorruptDataError, RunMismatchError, StageMissingError
+from streamsparse.errors import CorruptDataError, DataError, RunMismatchError, StageMissingError
 from streamsparse.store import layout
+from streamsparse.store.batches import Batch, committed_batches, read_plans
 from streamsparse.store.codecs import compressors
 from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
@@ -20,25 +19,6 @@ from streamsparse.store.stream import SIDES, CapturedLayer, StreamPlan, plan_fro
 
 ArrayName = tuple[str, int, str]
 """(layer, call, side)"""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A committed batch.
-
-    Attributes:
-        shard: prefix of its shard.
-        index: of the batch in its shard.
-        first_image: number of its first image in the run.
-        images: how many.
-        digest: SHA-256 of the model's input batch.
-    """
-
-    shard: str
-    index: int
-    first_image: int
-    images: int
-    digest: str
 
 
 class ActivationWriter:
@@ -86,8 +66,13 @@ class ActivationWriter:
             index: of the batch in the shard.
             tensors: every array of the plan, (images of the batch, *shape), finite.
             digest: SHA-256 of the model's input batch.
+
+        Raises:
+            DataError: shapes that are not the plan's; nothing of the batch is stored.
+            StorageError: the store failed; the batch does not count.
         """
         span = self.plan.span(index)
+        self._check_shapes(index, tensors)
         for name, array in self._arrays.items():
             with storage_errors(f"{self._prefix}/{'/'.join(map(str, name))}"):
                 array[span.start : span.stop] = tensors[name]
@@ -99,6 +84,20 @@ class ActivationWriter:
             "digest": digest,
         }
         self._documents.write_json(layout.commit_key(self._prefix, index), marker)
+
+    def _check_shapes(self, index: int, tensors: Mapping[ArrayName, np.ndarray]) -> None:
+        """Zarr would broadcast smaller arrays over the batch."""
+        images = len(self.plan.span(index))
+        for name, array in self._arrays.items():
+            expected, got = (images, *array.shape[1:]), tensors[name].shape
+            if got != expected:
+                raise DataError(
+                    "The activations of a batch have another shape than those of the example image.",
+                    expected=expected,
+                    got=got,
+                    where=f"{name[2]} of layer '{name[0]}', batch {index}",
+                    remedy="give all images the same size",
+                )
 
 
 class ActivationReader:
@@ -113,14 +112,7 @@ class ActivationReader:
         self._documents = Documents(store)
         self._opened: dict[str, zarr.Array[Any]] = {}
         self.stream = stream
-        names = self._documents.names(f"activations/{layout.part(stream)}")
-        self.plans: dict[str, StreamPlan] = {}
-        for name in names:
-            if re.fullmatch(r"shard-\d+-of-\d+", name):
-                prefix = f"activations/{layout.part(stream)}/{name}"
-                found = self._documents.read_json(f"{prefix}/{layout.PLAN}")
-                if found is not None:
-                    self.plans[prefix] = plan_from_json(found)
+        self.plans = read_plans(self._documents, stream)
         if not self.plans:
             raise StageMissingError(
                 f"This run holds no activations of the stream '{stream}'.",
@@ -160,7 +152,7 @@ class ActivationReader:
                 expected="one number of shards",
                 got=", ".join(sorted(self.plans)),
                 where=f"stream '{self.stream}'",
-                remedy="capture again with --overwrite and the same N in every --shard I/N",
+                remedy="capture again with the same N in every --shard I/N, the first of them with --overwrite",
             )
         if len(self.plans) < shards or len(batches) < expected:
             raise StageMissingError(
@@ -182,9 +174,7 @@ class ActivationReader:
         where = f"{key}, batch {batch.index} (images {batch.first_image} to {batch.first_image + batch.images - 1})"
         span = self.plans[batch.shard].span(batch.index)
         with storage_errors(where):
-            if key not in self._opened:
-                self._opened[key] = zarr.open_array(self._store, path=key, mode="r")
-            values = np.asarray(self._opened[key][span.start : span.stop])
+            values = np.asarray(self._array(key, where)[span.start : span.stop])
         if np.isnan(values).any():
             raise CorruptDataError(
                 "A chunk of a committed batch is missing.",
@@ -195,18 +185,19 @@ class ActivationReader:
             )
         return values
 
-
-def committed_batches(documents: Documents, prefix: str, plan: StreamPlan) -> list[Batch]:
-    """Batches of a shard whose marker belongs to this plan."""
-    found = []
-    for name in documents.names(f"{prefix}/commits"):
-        if not re.fullmatch(r"batch-\d{8}\.json", name):
-            continue
-        marker = documents.read_json(f"{prefix}/commits/{name}")
-        if marker is not None and marker.get("plan") == plan.digest:
-            fields = {key: marker[key] for key in ("first_image", "images", "digest")}
-            found.append(Batch(shard=prefix, index=marker["batch"], **fields))
-    return found
+    def _array(self, key: str, where: str) -> zarr.Array[Any]:
+        if key not in self._opened:
+            try:
+                self._opened[key] = zarr.open_array(self._store, path=key, mode="r")
+            except (FileNotFoundError, KeyError, TypeError) as error:
+                raise CorruptDataError(
+                    "The metadata of a captured array is missing or damaged.",
+                    expected=f"{key}/zarr.json",
+                    got=repr(error),
+                    where=where,
+                    remedy="restore the file from a copy, or capture again with --overwrite",
+                ) from error
+        return self._opened[key]
 
 
 def _open_or_create(

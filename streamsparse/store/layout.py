@@ -9,9 +9,9 @@
         commits/batch-BBBBBBBB.json                   written last: the batch is whole in every array
       statistics/STREAM/LAYER/                        record: sums by fold, float64
       solution/fronts/GROUP/                          record: best support for every count, errors
-      solution/plan.json                              chosen counts and supports
-      solution/weights/LAYER/                         record: re-estimated weight and bias
-      solution/refit.json                             written last: whose plan the weights belong to
+      solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
+      solution/solution.json                          plan, errors and GENERATION; replaced as one step, so that
+                                                      a kill leaves the solution before or the one after
       checkpoints/NAME/model.safetensors, config.json the latter written last
       evaluations/NAME.json                           original and checkpoint side by side
 
@@ -24,7 +24,7 @@ chunk is never read as zeros.
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 SCHEMA_VERSION = 1
 
@@ -32,14 +32,22 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model/weights.safetensors"
 PLAN = "plan.json"
 RECORD = "record.json"
-SOLUTION_PLAN = "solution/plan.json"
-REFIT = "solution/refit.json"
+SOLUTION = "solution/solution.json"
+SOLUTION_WEIGHTS = "solution/weights"
 ORIGINAL_STREAM = "original"
 
 
 def part(name: str) -> str:
-    """A layer, group or stream name as one safe component of a key."""
-    return quote(name, safe="") or "%"
+    """A layer, group or stream name as one safe component of a key; `name_of` is the inverse."""
+    quoted = quote(name, safe="")
+    if not quoted.strip("."):  # "", "." and ".." mean something else to a file system
+        return quoted.replace(".", "%2E") or "%"
+    return quoted
+
+
+def name_of(component: str) -> str:
+    """The name that `part` made this component from."""
+    return "" if component == "%" else unquote(component)
 
 
 def shard_prefix(stream: str, index: int, count: int) -> str:
@@ -62,8 +70,8 @@ def front_key(group: str) -> str:
     return f"solution/fronts/{part(group)}"
 
 
-def weights_key(layer: str) -> str:
-    return f"solution/weights/{part(layer)}"
+def weights_key(generation: str, layer: str) -> str:
+    return f"{SOLUTION_WEIGHTS}/{generation}/{part(layer)}"
 
 
 def checkpoint_prefix(name: str) -> str:

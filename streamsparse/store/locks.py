@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from streamsparse.errors import RunLockedError
@@ -13,16 +13,20 @@ from streamsparse.store.failures import storage_error
 
 
 @contextmanager
-def locked(directory: Path | None, name: str = "run", *, shared: bool = False) -> Iterator[None]:
+def locked(
+    directory: Path | None, name: str = "run", *, shared: bool = False, wait: bool = False
+) -> Iterator[None]:
     """Hold the lock `name` of a run directory.
 
     Args:
         directory: of the run; None (no directory) locks nothing.
         name: of the lock file.
         shared: several holders at once, but no exclusive one.
+        wait: for the other holder, instead of giving up; for locks that are held for a moment only.
 
     Raises:
-        RunLockedError: another holder is in the way; nothing waits.
+        RunLockedError: another holder is in the way.
+        StorageError: the directory cannot be written, or its file system has no locks.
     """
     if directory is None:
         yield
@@ -34,15 +38,15 @@ def locked(directory: Path | None, name: str = "run", *, shared: bool = False) -
     except OSError as error:
         raise storage_error(error, str(path)) from error
     try:
-        _acquire(handle, path, shared)
+        _acquire(handle, path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(handle)
 
 
-def _acquire(handle: int, path: Path, shared: bool) -> None:
+def _acquire(handle: int, path: Path, operation: int) -> None:
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(handle, operation)
     except BlockingIOError as error:
         holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
         raise RunLockedError(
@@ -52,5 +56,8 @@ def _acquire(handle: int, path: Path, shared: bool) -> None:
             where=path,
             remedy="wait for it to finish, stop it, or choose another RUN",
         ) from error
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    with suppress(OSError):  # the number only helps the message above; a full disk must not stop a reader
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)

@@ -17,6 +17,7 @@ from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
 
 CHUNK_BYTES = 128 * 2**20
+_REMEDY = "restore the files from a copy, or delete the stage's output and run the stage again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,10 @@ class Records:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._documents = Documents(store)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a whole record."""
+        return self._documents.exists(f"{key}/{layout.RECORD}")
 
     def description(self, key: str) -> dict[str, Any] | None:
         """The record's description without its arrays, or None if there is no whole record."""
@@ -63,8 +68,16 @@ class Records:
         description = self.description(key)
         if description is None:
             return None
-        arrays = {name: self._array(f"{key}/{name}") for name in description.pop("arrays")}
-        return Record(description, arrays)
+        names = description.pop("arrays", None)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CorruptDataError(
+                "A record does not say which arrays it holds.",
+                expected="a list of names under 'arrays'",
+                got=names,
+                where=f"{key}/{layout.RECORD}",
+                remedy=_REMEDY,
+            )
+        return Record(description, {name: self._array(f"{key}/{name}") for name in names})
 
     def _array(self, key: str) -> np.ndarray:
         with storage_errors(key):
@@ -72,6 +85,10 @@ class Records:
                 array = zarr.open_array(self._store, path=key, mode="r")
             except FileNotFoundError as error:
                 raise _missing(key) from error
+            except (KeyError, TypeError) as error:  # metadata that is JSON, but not an array's
+                raise CorruptDataError(
+                    "The metadata of an array is damaged.", got=repr(error), where=key, remedy=_REMEDY
+                ) from error
             if array.nchunks_initialized < array.nchunks:
                 raise _missing(key)
             return np.asarray(array[...])
@@ -93,5 +110,5 @@ def _missing(key: str) -> CorruptDataError:
         expected="every chunk of the array",
         got="missing chunks",
         where=key,
-        remedy="restore the files from a copy, or delete the stage's output and run the stage again",
+        remedy=_REMEDY,
     )

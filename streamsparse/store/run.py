@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,14 +11,24 @@ from typing import Any
 
 from zarr.abc.store import Store
 
-from streamsparse.errors import CorruptDataError, RunNotFoundError, SchemaVersionError, StageMissingError
+from streamsparse.errors import (
+    CorruptDataError,
+    RunError,
+    RunNotFoundError,
+    SchemaVersionError,
+    StageMissingError,
+)
 from streamsparse.store import layout
 from streamsparse.store.activations import ActivationReader, ActivationWriter
+from streamsparse.store.batches import read_plans
 from streamsparse.store.documents import Documents
 from streamsparse.store.locks import locked
 from streamsparse.store.opening import local_path, open_store
 from streamsparse.store.records import Records
 from streamsparse.store.stream import StreamPlan
+
+_UNFINISHED = ".partial"
+"""Ending of the temporary files that zarr renames when they are whole; a kill leaves them behind."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +87,21 @@ class Run:
             )
         return found
 
-    def begin(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Write the manifest unless there is one; returns the one that is there."""
-        if not self.exists:
-            self.documents.write_json(layout.MANIFEST, {"schema": layout.SCHEMA_VERSION, **manifest})
+    def begin(self, manifest: dict[str, Any], weights: bytes) -> dict[str, Any]:
+        """Write the original weights and then the manifest, unless there is one; returns the one that is there."""
+        with self.lock("begin", wait=True):  # shards begin at the same time
+            if not self.exists:
+                self.documents.write(layout.WEIGHTS, weights)
+                model = {**manifest["model"], "weights_sha256": hashlib.sha256(weights).hexdigest()}
+                whole = {"schema": layout.SCHEMA_VERSION, **manifest, "model": model}
+                self.documents.write_json(layout.MANIFEST, whole)
         return self.manifest()
 
     def weights(self) -> bytes:
         """The original weights as safetensors bytes.
 
         Raises:
-            CorruptDataError: they are missing.
+            CorruptDataError: they are missing, or not those of the manifest.
         """
         found = self.documents.read(layout.WEIGHTS)
         if found is None:
@@ -95,6 +110,15 @@ class Run:
                 expected=layout.WEIGHTS,
                 got="nothing",
                 where=self.url,
+                remedy="restore the file from a copy, or capture again",
+            )
+        expected, got = self.manifest()["model"].get("weights_sha256"), hashlib.sha256(found).hexdigest()
+        if got != expected:
+            raise CorruptDataError(
+                "The run's original weights are damaged.",
+                expected=f"SHA-256 {expected}",
+                got=got,
+                where=f"{self.url}/{layout.WEIGHTS}",
                 remedy="restore the file from a copy, or capture again",
             )
         return found
@@ -120,7 +144,8 @@ class Run:
         """
         prefix = layout.checkpoint_prefix(name)
         keys = self.documents.keys(f"{prefix}/")
-        found = {key.rpartition("/")[2]: self.documents.read(key) for key in keys}
+        names = [key.rpartition("/")[2] for key in keys if not key.endswith(_UNFINISHED)]
+        found = {name: self.documents.read(f"{prefix}/{name}") for name in names}
         if not found:
             raise StageMissingError(
                 f"This run holds no checkpoint '{name}'.",
@@ -135,9 +160,32 @@ class Run:
         """Read a stream of activations."""
         return ActivationReader(self.store, stream)
 
-    def lock(self, name: str = "run", *, shared: bool = False) -> AbstractContextManager[None]:
+    def plans(self, stream: str) -> list[StreamPlan]:
+        """The plans of a stream's shards that were begun; none if there is no such stream."""
+        return list(read_plans(self.documents, stream).values())
+
+    def lock(self, name: str = "run", *, shared: bool = False, wait: bool = False) -> AbstractContextManager[None]:
         """Keep other processes away while a stage writes; see `store.locks`."""
-        return locked(self.directory, name, shared=shared)
+        return locked(self.directory, name, shared=shared, wait=wait)
+
+    def require_own(self) -> None:
+        """Refuse a directory that holds something else; a run that was killed at its very beginning is ours.
+
+        Raises:
+            RunError: files that are not a run's; nothing is touched.
+        """
+        found = self.documents.read_json(layout.MANIFEST) if self.exists else None
+        if self.directory is None or (found is not None and "schema" in found):
+            return
+        foreign = sorted(path.name for path in self.directory.iterdir()) if self._occupied() else []
+        if foreign and not (self.directory / ".run.lock").exists():
+            raise RunError(
+                "This directory holds something that is not a run.",
+                expected="a directory that is empty or does not exist, or a run",
+                got=", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""),
+                where=self.url,
+                remedy="choose another RUN; nothing was touched",
+            )
 
     def clear(self) -> None:
         """Remove everything in the run, its manifest first, so that no half of it is taken for a whole."""
@@ -146,4 +194,4 @@ class Run:
             self.documents.delete(prefix)
 
     def _occupied(self) -> bool:
-        return self.directory is not None and self.directory.exists()
+        return self.directory is not None and self.directory.is_dir()

@@ -46,9 +46,13 @@ class Statistics(Mapping[str, FoldSums]):
 
     def __iter__(self) -> Iterator[str]:
         for name in self.run.documents.names(f"statistics/{layout.part(self.stream)}"):
-            description = self.run.records.description(f"statistics/{layout.part(self.stream)}/{name}")
-            if description is not None:
-                yield description["geometry"]["layer"]
+            layer = layout.name_of(name)
+            if layer in self:
+                yield layer
+
+    def __contains__(self, layer: object) -> bool:
+        """Whether the layer's statistics are committed; reads none of them."""
+        return isinstance(layer, str) and self.run.records.exists(layout.statistics_key(self.stream, layer))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -59,8 +63,7 @@ class Statistics(Mapping[str, FoldSums]):
         Raises:
             StageMissingError: names those that are not.
         """
-        present = set(self)
-        missing = [layer for layer in layers if layer not in present]
+        missing = [layer for layer in layers if layer not in self]
         if missing:
             raise StageMissingError(
                 "The statistics are not complete.",
