@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from streamsparse import events
 from streamsparse.errors import ModelError
 
 _LIBRARY = str(Path(torch.__file__).parent)
@@ -41,18 +42,25 @@ class Graph:
     training: bool
 
 
-def export_graphs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Graph]:
+def export_graphs(
+    model: nn.Module, inputs: tuple[Tensor, ...], on_event: events.OnEvent = events.ignore
+) -> list[Graph]:
     """The graph in evaluation mode and, where that leaves parameters unused, the one in training mode.
 
+    A model that cannot be followed in training mode is taken as in evaluation mode, with a notice.
+
     Raises:
-        ModelError: torch.export cannot follow the model; says why and where.
+        ModelError: torch.export cannot follow the model in evaluation mode; says why and where.
     """
     twin = shared_copy(model)
     graphs = [_export(twin.eval(), inputs, training=False)]
     used = {name for graph in graphs for name in _used_state(graph)}
     if any(name not in used for name, _ in twin.named_parameters()):
         batch = tuple(_two_images(value) for value in inputs)
-        graphs.append(_export(twin.train(), batch, training=True))
+        try:
+            graphs.append(_export(twin.train(), batch, training=True))
+        except ModelError as error:
+            on_event(events.Notice("groups", f"Parts that only training executes are left whole. {error}"))
     return graphs
 
 

@@ -23,8 +23,6 @@ from streamsparse.network.rules import rule_for
 from streamsparse.network.trial import try_groups
 from streamsparse.types import ChannelGraph
 
-STAGE = "groups"
-
 
 def find_groups(
     model: nn.Module,
@@ -51,7 +49,7 @@ def find_groups(
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     _check_inputs(inputs)
     inputs = tuple(_one_image(value, inputs) for value in inputs)
-    found = _follow(model, export_graphs(model, inputs))
+    found = _follow(model, export_graphs(model, inputs, on_event))
     return try_groups(model, found, inputs, on_event) if trial else found
 
 

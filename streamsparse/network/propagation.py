@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from streamsparse.network.export import Graph, module_path, operation, source_line
+from streamsparse.network.export import Graph, first_line, module_path, operation, source_line
 from streamsparse.network.labels import NO_CHANNEL, Atoms, AtomTable, Cause, Labels
 from streamsparse.types import Role
 
 _UNKNOWN = "by an operation that channels are not followed through"
+
+_RULE_ERRORS = (AssertionError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 Value = Labels | list["Labels | None"]
 Slot = tuple[str, int]
@@ -168,15 +170,19 @@ def propagate(graph: Graph, state: Propagation, rule_for: Callable[[fx.Node], Ru
 
 
 def _follow(state: Propagation, node: fx.Node, rule: Rule | None) -> Value:
-    result = rule(state, node) if rule is not None else None
+    why = _UNKNOWN
+    try:
+        result = rule(state, node) if rule is not None else None
+    except _RULE_ERRORS as error:  # an argument of a kind that the rule does not expect: as good as unknown
+        result, why = None, f"{_UNKNOWN} ({type(error).__name__}: {first_line(error)})"
     if result is not None:
         return result
     for source in node.all_input_nodes:
         key = state.parameter(source)
         if key is not None:
-            state.whole.setdefault(key, state.cause(f"{key} is used whole, {_UNKNOWN}"))
+            state.whole.setdefault(key, state.cause(f"{key} is used whole, {why}"))
         for labels in _all_labels(state, source):
-            state.freeze(labels, f"used {_UNKNOWN}")
+            state.freeze(labels, f"used {why}")
     return plain(node)
 
 

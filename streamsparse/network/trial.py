@@ -92,12 +92,11 @@ def compare(
 ) -> Verdict:
     """Cut these groups at once, masked and pruned; the largest difference over the largest output."""
     keep = {group.name: _kept(group, number) for number, group in enumerate(groups)}
-    masked = _outputs(mask_sharing(twin, graph, keep), images)
     try:
         pruned = _outputs(prune(twin, graph, keep), images)
     except Exception as error:  # noqa: BLE001  the pruned model may fail in any way, and that is the finding
         return Verdict(math.inf, f"{type(error).__name__}: {first_line(error)}", failing_line(error))
-    return relative_error(masked, pruned)
+    return relative_error(_outputs(mask_sharing(twin, graph, keep), images), pruned)
 
 
 def relative_error(reference: list[Tensor], other: list[Tensor]) -> Verdict:

@@ -438,3 +438,17 @@ class Auxiliary(Net):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = F.relu(self.stem(x)).mean((2, 3))
         return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+
+class Dormant(Net):
+    """A part that only training executes, with control flow that cannot be followed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dormant = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)).mean((2, 3))
+        if self.training and x.sum() > 0:
+            return self.head(x) + self.dormant(x)
+        return self.head(x)

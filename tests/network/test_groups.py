@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streamsparse.errors import ModelError
+from streamsparse.events import Notice
 from streamsparse.network import find_groups, mask, prune
 from streamsparse.types import ChannelGraph, ChannelGroup, Role
 
@@ -150,7 +151,7 @@ def test_layer_norm_is_reported_as_approximate() -> None:
 
 
 def test_data_dependent_control_flow_is_refused_with_its_line() -> None:
-    with pytest.raises(ModelError, match="torch.export cannot follow") as caught:
+    with pytest.raises(ModelError, match="cannot follow the model") as caught:
         find_groups(nets.DataDependent(), nets.IMAGE)
     assert "if x.sum() > 0" in str(caught.value)
 
@@ -206,3 +207,11 @@ def test_a_group_that_fails_its_trial_is_frozen_and_the_rest_is_kept() -> None:
     (failed,) = [f for f in graph.frozen if f.layer == "stem"]
     assert failed.channels == 8
     assert failed.source is not None
+
+
+def test_a_training_mode_that_cannot_be_followed_is_noticed() -> None:
+    heard: list[object] = []
+    graph = find_groups(nets.Dormant(), nets.IMAGE, on_event=heard.append)
+    assert [group.name for group in graph.groups] == ["stem"]
+    (notice,) = [event for event in heard if isinstance(event, Notice)]
+    assert "training mode" in notice.message
