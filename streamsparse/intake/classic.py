@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torchvision
 from numpy._core.multiarray import _reconstruct
 from numpy.typing import NDArray
 
@@ -49,6 +48,8 @@ def classic_arrays(name: str, root: Path, split: str, *, download: bool) -> tupl
 
 
 def _download(name: str, root: Path) -> None:
+    import torchvision  # seconds, and few calls need it
+
     classes = {
         "mnist": torchvision.datasets.MNIST,
         "fashion-mnist": torchvision.datasets.FashionMNIST,

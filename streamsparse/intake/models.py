@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from streamsparse.errors import ModelError
@@ -42,6 +41,8 @@ def build_model(spec: str, *, trust_code: bool = False) -> nn.Module:
     if parsed.kind == "timm":
         return _built(spec, parsed, _timm(spec, parsed))
     if not parsed.kind:
+        import torchvision
+
         remedy = suggestion(parsed.name, torchvision.models.list_models())
         expected = "torchvision:NAME, timm:NAME or MODULE:FUNCTION"
         raise bad_spec(ModelError, spec, expected, "no colon", remedy)
@@ -59,6 +60,8 @@ def _built(spec: str, parsed: Spec, constructor: Any) -> nn.Module:
 
 
 def _torchvision(spec: str, parsed: Spec) -> Any:
+    import torchvision  # seconds, and not every model needs it
+
     known = torchvision.models.list_models()
     if parsed.name not in known:
         remedy = suggestion(parsed.name, known)

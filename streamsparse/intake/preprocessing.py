@@ -13,16 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torchvision
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms import functional
-from torchvision.transforms.functional import InterpolationMode
 
 from streamsparse.errors import DataError, UsageError
 from streamsparse.intake.specs import parse_spec
 
-INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")  # of torchvision
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,8 @@ class Preprocessing:
         Raises:
             DataError: the number of channels does not fit the mean.
         """
+        from torchvision.transforms import InterpolationMode, functional  # seconds, and not every data set needs it
+
         interpolation = InterpolationMode(self.interpolation)
         if self.resize:
             image = functional.resize(image, list(self.resize), interpolation, antialias=True)
@@ -120,7 +119,7 @@ def published_preprocessing(model_spec: str) -> Preprocessing | None:
         model_spec: as for `build_model`; its options are ignored.
     """
     spec = parse_spec(model_spec, UsageError)
-    if spec.kind == "torchvision" and spec.name in torchvision.models.list_models():
+    if spec.kind == "torchvision":
         return _torchvision(spec.name)
     return _timm(spec.name) if spec.kind == "timm" else None
 
@@ -150,6 +149,10 @@ def choose_preprocessing(
 
 
 def _torchvision(name: str) -> Preprocessing | None:
+    import torchvision
+
+    if name not in torchvision.models.list_models():
+        return None
     weights = torchvision.models.get_model_weights(name)
     default = getattr(weights, "DEFAULT", None) or next(iter(weights), None)
     if default is None:
@@ -195,6 +198,8 @@ def _with_channels(pixels: Tensor, channels: int | None) -> Tensor:
     if channels is None or pixels.shape[0] == channels:
         return pixels
     if channels == 1:
+        from torchvision.transforms import functional
+
         return functional.rgb_to_grayscale(pixels[:3]) if pixels.shape[0] >= 3 else pixels[:1]
     return pixels[:3] if pixels.shape[0] > 3 else pixels[:1].repeat(channels, 1, 1)
 
