@@ -37,4 +37,12 @@ def open_store(url: str) -> Store:
             got=url,
             remedy="give a path on a disk that every process of the run can see",
         )
-    return LocalStore(path)
+    return _Directory(path)
+
+
+class _Directory(LocalStore):
+    """A LocalStore that makes its directory with the first object, not with the first look."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._is_open = True  # opening is what makes the directory
