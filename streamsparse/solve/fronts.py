@@ -17,6 +17,7 @@ from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.pareto import FoundBy, Front, held_out_errors
 from streamsparse.kernels.regression import Problem
 from streamsparse.solve.problems import Statistics, fold_problems, group_problem
+from streamsparse.solve.threads import blas_threads
 from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 
 METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
@@ -93,7 +94,10 @@ def solve_groups(
     with reporting("solve", len(groups), "groups", on_event) as advance:
         for group in groups:
             own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
-            yield solve_group(group, graph.layers, own, settings)
+            widest = max(graph.layers[layer].columns for layer in own)
+            with blas_threads(widest):
+                front = solve_group(group, graph.layers, own, settings)
+            yield front
             advance(1)
 
 

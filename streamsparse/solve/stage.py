@@ -12,6 +12,7 @@ from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
 from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
+from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import commit_solution
 from streamsparse.store.statistics import Statistics
@@ -109,6 +110,7 @@ def refit_layers(
     with reporting("refit", len(layers), "layers", on_event) as advance:
         for layer in layers:
             geometry, sums = captured.graph.layers[layer], statistics[layer]
-            refitted.append(refit_layer(geometry, sums, inputs[layer], DEFAULT_RIDGES))
+            with blas_threads(geometry.columns):
+                refitted.append(refit_layer(geometry, sums, inputs[layer], DEFAULT_RIDGES))
             advance(1)
     return refitted
