@@ -159,7 +159,7 @@ def markdown_page(summary: dict[str, Any], settings: Settings, tuning_images: in
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         "Accuracy on the 10,000 test images. Independent: weights from one capture alone. One-shot: refitted in",
-        f"order, without any training. Statistics of {settings.images:,} embedded training images, one capture for all.",
+        f"order, without any training. Statistics of {settings.images:,} embedded training images, one capture.",
         f"Fine-tuned: {epochs}.",
         "",
         NOTE,
