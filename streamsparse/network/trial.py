@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from streamsparse import events
 from streamsparse.errors import ModelError
 from streamsparse.network.export import failing_line, first_line
-from streamsparse.network.statistics import FixedStatistics
+from streamsparse.network.fixed_statistics import FixedStatistics
 from streamsparse.network.surgery import mask_sharing, prune
 from streamsparse.types import ChannelGraph, ChannelGroup, FrozenChannels, Role
 

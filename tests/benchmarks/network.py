@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streamsparse.network import find_groups, mask, prune
+from streamsparse.network.fixed_statistics import FixedStatistics
 from streamsparse.network.resize import channel_groups, fit_to_tensors
-from streamsparse.network.statistics import FixedStatistics
 from streamsparse.network.surgery import size_attributes
 from streamsparse.network.trial import TOLERANCE, randomised, relative_error
 from streamsparse.types import ChannelGraph
@@ -207,6 +207,7 @@ def write(results: dict[str, Result]) -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "processor": processor(),
         "cores": os.cpu_count(),
+        "load average at the end": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

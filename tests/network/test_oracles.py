@@ -1,4 +1,4 @@
-"""Torch-Pruning as an oracle: the same groups where it is right, and where it is not.
+"""Torch-Pruning and torch-kirigami as oracles: the same groups where they are right.
 
 What Torch-Pruning 1.6.1 makes of each adversarial net was measured: it removes one channel, and the result is
 compared with the masked twin. Those it gets wrong, silently or with a crash, are groups that are found here.
@@ -19,6 +19,7 @@ from streamsparse.network import find_groups, mask, prune
 from streamsparse.types import ChannelGraph, ChannelGroup, Role
 
 torch_pruning = pytest.importorskip("torch_pruning")
+torch_kirigami = pytest.importorskip("torch_kirigami")
 MEASURED = "1.6.1"
 
 MODELS = ("resnet18", "vgg11_bn", "mobilenet_v2", "squeezenet1_1", "mnasnet0_5")
@@ -112,3 +113,41 @@ def test_adversarial_nets_are_found_whatever_the_oracle_makes_of_them(name: str,
             if parameter.dim() == 1:
                 parameter.uniform_(0.5, 1.5)
     assert outcome(net, find_groups(net, nets.IMAGE.double())) == expected
+
+
+KIRIGAMI_RESOLVES = (
+    "Net", "Residual", "FlattenedConcat", "ConcatThenFlatten", "NhwcFlatten", "RepeatedConcat",
+)  # fmt: skip
+KIRIGAMI_REFUSES = ("PaddedShortcut", "CoordinatePlane", "SqueezeExcitation")  # the last by `[:, :, None, None]`
+
+
+def kirigami(net: nn.Module, index: int) -> set[tuple[str, int, tuple[int, ...]]] | None:
+    """(parameter, dimension, entries) that torch-kirigami cuts with one channel of the stem; None: it refuses."""
+    from torch_kirigami.pruning import Pruner
+
+    pruner = Pruner(net, graph=torch_kirigami.DependencyGraph.build(net, args=(nets.IMAGE,)))
+    candidates = pruner.discover_candidates().candidates
+    (candidate,) = [c for c in candidates if c.key == f"stem.weight:0:{index:012d}"]
+    impact, cut = pruner.impact([candidate]), set()
+    if not impact.complete:
+        return None
+    for selection in impact.selections.values():
+        for region in selection.regions if selection.tensor.kind == "parameter" else ():
+            for dim, entries in enumerate(region.axes):
+                if len(entries) < selection.tensor.shape[dim]:
+                    cut.add((selection.tensor.paths[0], dim, entries))
+    found: dict[tuple[str, int], set[int]] = {}
+    for path, dim, entries in cut:
+        found.setdefault((path, dim), set()).update(int(entry) for entry in entries)
+    return {(path, dim, tuple(sorted(entries))) for (path, dim), entries in found.items()}
+
+
+@pytest.mark.parametrize("name", [*KIRIGAMI_RESOLVES, *KIRIGAMI_REFUSES])
+def test_the_same_entries_as_kirigami_where_it_resolves(name: str) -> None:
+    net = getattr(nets, name)().eval()
+    group = find_groups(net, nets.IMAGE).group("stem")
+    parameters = {key for key, _ in net.named_parameters()}
+    made = next(s for s in group.slices if s.tensor == "stem.weight")
+    position = group.size // 2
+    mine = {(s.tensor, s.dim, s.index[position]) for s in group.slices if s.tensor in parameters}
+    assert kirigami(net, made.index[position][0]) == (mine if name in KIRIGAMI_RESOLVES else None)
