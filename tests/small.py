@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,18 @@ def layers_with_inputs(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
         draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
     )  # fmt: skip
     return layer.double(), torch.randn(images, layer.in_channels, *size, dtype=torch.float64)
+
+
+def flip_bit(file: Path) -> None:
+    """In the middle of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "bit flipped": flip_bit,
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-7]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "missing": Path.unlink,
+}

@@ -1,0 +1,117 @@
+"""Records and documents: whole or nothing, and damage is found and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamsparse.errors import CorruptDataError, StreamsparseError
+from streamsparse.store import Run, layout
+from tests.small import DAMAGE
+
+ARRAYS = {
+    "zeros": np.zeros((3, 4)),
+    "values": np.arange(24, dtype=np.float64).reshape(2, 3, 4),
+    "flags": np.array([True, False]),
+    "numbers": np.array([1, 2, 3]),
+}
+
+
+def written(path: Path) -> Run:
+    run = Run.at(path)
+    run.records.write("some/key", {"about": "it"}, ARRAYS)
+    return run
+
+
+def test_a_record_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    record = written(tmp_path).records.read("some/key")
+    assert record is not None
+    assert record.description == {"about": "it"}
+    assert record.arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(record.arrays[name], array)
+        assert record.arrays[name].dtype == array.dtype
+
+
+def test_a_record_without_its_document_is_nothing(tmp_path: Path) -> None:
+    run = written(tmp_path)
+    (tmp_path / "some/key/record.json").unlink()
+    assert run.records.read("some/key") is None
+    assert run.records.description("some/key") is None
+    assert not run.records.exists("some/key")
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second array cannot be converted: the record that was there is gone, the new one is not there."""
+    run = written(tmp_path)
+    with pytest.raises(StreamsparseError):
+        run.records.write("some/key", {}, {"first": np.ones(3), "second": np.array(["text", object()])})
+    assert run.records.read("some/key") is None
+    run.records.write("some/key", {}, {"first": np.ones(3)})
+    record = run.records.read("some/key")
+    assert record is not None
+    assert list(record.arrays) == ["first"]
+
+
+@pytest.mark.parametrize("array", ["values", "zeros"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_chunks_are_found_and_named(tmp_path: Path, array: str, damage: str) -> None:
+    run = written(tmp_path)
+    DAMAGE[damage](next(file for file in (tmp_path / "some/key" / array / "c").rglob("*") if file.is_file()))
+    with pytest.raises(CorruptDataError) as raised:
+        run.records.read("some/key")
+    assert raised.value.where == f"some/key/{array}"
+    assert raised.value.remedy is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("record.json", b"{"),
+        ("record.json", b"[1]"),
+        ("record.json", b"{}"),
+        ("record.json", b'{"arrays": 3}'),
+        ("values/zarr.json", b"{"),
+        ("values/zarr.json", b"{}"),
+        ("values/zarr.json", b'{"zarr_format": 3, "node_type": "array"}'),
+        ("values/zarr.json", None),
+    ],
+)
+def test_damaged_metadata_is_found_and_named(tmp_path: Path, file: str, content: bytes | None) -> None:
+    run = written(tmp_path)
+    path = tmp_path / "some/key" / file
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(CorruptDataError) as raised:
+        run.records.read("some/key")
+    assert str(raised.value.where).startswith("some/key")
+
+
+@given(st.text(max_size=30))
+def test_any_name_is_one_component_of_a_key(name: str) -> None:
+    name = name.encode("utf-8", "replace").decode()
+    component = layout.part(name)
+    assert layout.name_of(component) == name
+    assert "/" not in component
+    assert component.strip(".")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "ä ö", "layer.0.conv", "%2E", "x@0"])
+def test_odd_names_stay_below_their_directory(tmp_path: Path, name: str) -> None:
+    run = Run.at(tmp_path)
+    key = layout.front_key(name)
+    run.records.write(key, {}, {"values": np.ones(2)})
+    assert run.records.read(key) is not None
+    assert list((tmp_path / "solution/fronts").glob("*/record.json")) != []
+
+
+def test_looking_creates_nothing(tmp_path: Path) -> None:
+    run = Run.at(tmp_path / "nothing")
+    assert not run.exists
+    assert run.documents.names("checkpoints") == []
+    assert run.documents.size_bytes("activations") == 0
+    assert run.plans("original") == []
+    assert list(tmp_path.iterdir()) == []
