@@ -10,7 +10,7 @@ from typing import Any
 from distributed import Client, Future, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 
-from streamsparse.accumulate.executors import Item, Reduction, Result, merge_tree
+from streamsparse.accumulate.reduction import Item, Reduction, Result, merge_tree
 from streamsparse.errors import ClusterError
 
 _TIMEOUT_SECONDS = 20

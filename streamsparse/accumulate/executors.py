@@ -1,8 +1,4 @@
-"""Where reductions run: in this thread, in threads, in local processes, on a Dask cluster. One contract.
-
-A reduction maps every item and merges the results pairwise, neighbours first, in a tree whose shape depends on
-the number of items alone; so every executor adds in the same order.
-"""
+"""Where reductions run: in this thread, in threads, in local processes, on a Dask cluster. One contract."""
 
 from __future__ import annotations
 
@@ -11,41 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
 
+from streamsparse.accumulate.reduction import Executor, Item, Reduction, Result, merge_tree
 from streamsparse.errors import UsageError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Reduction(Generic[Item, Result]):
-    """Map every item (at least one), then merge.
-
-    Attributes:
-        key: names the reduction in the results.
-        items, map, merge: picklable; `merge` does not change its arguments.
-    """
-
-    key: str
-    items: tuple[Item, ...]
-    map: Callable[[Item], Result]
-    merge: Callable[[Result, Result], Result]
-
-
-class Executor(Protocol):
-    """Runs reductions and yields (key, result) as they finish, in any order."""
-
-    name: str
-
-    def run(
-        self, reductions: Sequence[Reduction[Item, Result]], on_item: Callable[[Item], None]
-    ) -> Iterator[tuple[str, Result]]:
-        """`on_item` is called in the caller's thread for every item that was mapped."""
-        ...
 
 
 class SerialExecutor:
@@ -96,16 +61,6 @@ class ThreadExecutor:
                 yield reduction.key, merge_tree(reduction.items, leaf, reduction.merge)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def merge_tree(
-    items: Sequence[Item], leaf: Callable[[Item], Result], merge: Callable[[Result, Result], Result]
-) -> Result:
-    """Merge `leaf(item)` over all items: the first half with the second, recursively."""
-    if len(items) == 1:
-        return leaf(items[0])
-    middle = len(items) // 2
-    return merge(merge_tree(items[:middle], leaf, merge), merge_tree(items[middle:], leaf, merge))
 
 
 @contextmanager

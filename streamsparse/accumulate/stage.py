@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from streamsparse.accumulate.executors import Executor, Reduction, SerialExecutor, open_executor
+from streamsparse.accumulate.executors import SerialExecutor, open_executor
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, LayerPlan, plan_accumulation
+from streamsparse.accumulate.reduction import Executor, Reduction
 from streamsparse.accumulate.task import sum_batches, sum_from
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
