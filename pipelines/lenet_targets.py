@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipelines.lenet_recipes import FINE_TUNING
+from pipelines.mnist import EMBEDDED_TRAINING_IMAGES
 from pipelines.recipe import Recipe
 
 
@@ -55,7 +56,7 @@ class Settings:
     """
 
     targets: tuple[Target, ...] = PAPER
-    images: int = 8000
+    images: int = EMBEDDED_TRAINING_IMAGES
     seed: int = 0
     recipe: Recipe = field(default=FINE_TUNING)
     repeats: int = 1
