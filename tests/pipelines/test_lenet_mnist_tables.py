@@ -52,7 +52,7 @@ def test_page() -> None:
     assert len(table) == 5
     assert {line.count("|") for line in table} == {8}
     assert "10 epochs on 50,000 images; in brackets the range over 3 seeds." in page
-    assert "--images 8000 --seed 0 --fine-tune-epochs 10 --repeats 3" in page
+    assert "--images 20000 --seed 0 --fine-tune-epochs 10 --repeats 3" in page
     assert "without a teacher" in page
     assert "capture 1.2, solve 20.0" in page
 
