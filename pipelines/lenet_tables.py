@@ -26,8 +26,8 @@ Rows = list[tuple[str, ...]]
 
 NOTE: Final = (
     "The original was trained without shifts of the images and without a teacher. The pruned networks are "
-    "fine-tuned with both (shifts by up to one pixel, the original as the teacher), which the paper does "
-    "not mention: a fine-tuned network near the original, or above it, does not show that pruning improves a network."
+    "fine-tuned with both (shifts by up to one pixel, the original as the teacher), which the paper does not "
+    "mention: a fine-tuned network near the original, or above it, does not show that pruning improves a network."
 )
 COMPARISON: Final = (
     "network", "parameters", "independent", "one-shot", "paper's", "fine-tuned", "paper's tuned",
