@@ -141,7 +141,7 @@ def print_plan(summary: dict[str, Any]) -> None:
     ]
     headings = {"network": "left", "channels kept": "left", "parameters": "right", "MACs": "right"}
     print_table("Solve, refit in order, write, evaluate", headings, networks)
-    say(f"Fine-tuning of each, {plan["repeats"]} ×: {plan['fine_tuning']['epochs']} epochs. Nothing was touched.")
+    say(f"Fine-tuning of each, {plan['repeats']} ×: {plan['fine_tuning']['epochs']} epochs. Nothing was touched.")
 
 
 def _shape(shape: Sequence[int]) -> str:
