@@ -21,7 +21,8 @@ from streamsparse.solve.threads import blas_threads
 from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 
 METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
-_CROSS_VALIDATION_FLOPS = 2e11
+_CROSS_VALIDATION_FLOPS = 1e11  # per group: some 5 s on one core
+_SPREAD_COUNTS = 24
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class GroupFront:
         group: name.
         front: best support and training error for every count.
         held_out: relative error on held-out folds, (positions + 1,). At counts that are not in `evaluated` it is
-            the training error times the interpolated ratio of its neighbours.
+            the training error times the ratio interpolated between neighbours, or that of the largest evaluated.
         evaluated: counts at which the held-out error was computed, sorted.
     """
 
@@ -107,20 +108,30 @@ def solve_group(
     """The front of one group, on all folds, with held-out errors by cross-validation."""
     problem = group_problem(group, geometries, statistics)
     front = solve_front(problem, method=settings.method, ridge=settings.ridge)
-    folds = fold_problems(group, geometries, statistics)
-    counts = _evaluated_counts(problem, len(folds))
-    training, held_out = [pair[0] for pair in folds], [pair[1] for pair in folds]
-    errors = held_out_errors(training, held_out, front, front.ridge, counts.tolist())
+    folds = len(statistics[group.consumers[0].layer])
+    counts = _evaluated_counts(problem, folds)
+    del problem  # a wide layer's Gram is large, and one fold at a time is held below
+    by_fold = [
+        held_out_errors([training], [held_out], front, front.ridge, counts.tolist())
+        for training, held_out in fold_problems(group, geometries, statistics)
+    ]
+    errors = np.mean(by_fold, axis=0)
     return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
 
 
 def _evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
-    """All counts where that is affordable, else evenly spread ones; 0, 1 and all always."""
+    """All counts of small groups; of wide ones a geometric sequence, upwards as far as the effort allows."""
     positions = problem[0].positions
     every = np.arange(positions + 1)
-    flops = folds * sum(float(((every * regression.taps) ** 3).sum()) / 3 for regression in problem)
-    stride = max(1, int(np.ceil(flops / _CROSS_VALIDATION_FLOPS)))
-    return np.unique(np.concatenate([every[::stride], [0, min(1, positions), positions]]))
+    flops = np.zeros(positions + 1)
+    for regression in problem:
+        columns = every * regression.taps
+        flops += folds * columns**2.0 * (columns / 3 + 2 * regression.outputs)
+    if flops.sum() <= _CROSS_VALIDATION_FLOPS:
+        return every
+    spread = np.unique(np.geomspace(1, positions, num=_SPREAD_COUNTS).round().astype(np.int64))
+    affordable = spread[np.cumsum(flops[spread]) <= _CROSS_VALIDATION_FLOPS]
+    return np.concatenate([[0], affordable if affordable.size else spread[:1]])
 
 
 def _interpolated(training: np.ndarray, counts: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -24,8 +24,11 @@ def group_problem(group: ChannelGroup, geometries: Mapping[str, LayerGeometry], 
 
 def fold_problems(
     group: ChannelGroup, geometries: Mapping[str, LayerGeometry], statistics: Statistics
-) -> list[tuple[Problem, Problem]]:
-    """For every fold, the regressions on the other folds and on the held-out one (about the training means)."""
+) -> Iterator[tuple[Problem, Problem]]:
+    """For every fold, the regressions on the other folds and on the held-out one (about the training means).
+
+    One fold at a time: two Grams of every consumer.
+    """
     folds = min(len(statistics[consumer.layer]) for consumer in group.consumers)
 
     def side(fold: int, held_out: bool) -> Problem:
@@ -34,7 +37,8 @@ def fold_problems(
 
         return _problem(group, geometries, statistics, of)
 
-    return [(side(fold, held_out=False), side(fold, held_out=True)) for fold in range(folds)]
+    for fold in range(folds):
+        yield side(fold, held_out=False), side(fold, held_out=True)
 
 
 def layer_moments(sums: Sums, bias: bool) -> Moments:

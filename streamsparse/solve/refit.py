@@ -16,6 +16,10 @@ from streamsparse.types import ChannelGraph, LayerError, LayerGeometry
 _ROUND_OFF = 1e-9
 """Relative differences between held-out errors that mean nothing."""
 
+RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
+_WIDE_RIDGES = (1e-4, 1e-3, 1e-2)
+_SEARCH_FLOPS = 4e11  # per layer: some 20 s on one core
+
 
 @dataclass(frozen=True, eq=False)
 class RefittedLayer:
@@ -76,6 +80,20 @@ def refit_layer(
         bias=_bias(whole, np.stack(weights)) if geometry.bias else None,
         error=LayerError(geometry.layer, _pooled(errors), held_out, ridge),
     )
+
+
+def candidate_ridges(geometry: LayerGeometry, kept: int, folds: int) -> tuple[float, ...]:
+    """All of `RIDGES` for narrow layers; of wide ones, whose factorizations take long, the middle ones.
+
+    Args:
+        geometry: of the layer.
+        kept: input channels that stay.
+        folds: each candidate is fitted once per fold.
+    """
+    columns = kept / geometry.groups * geometry.taps
+    flops = folds * geometry.groups * columns**2 * (columns / 3 + 2 * geometry.out_channels / geometry.groups)
+    count = int(_SEARCH_FLOPS // max(flops, 1.0))
+    return RIDGES if count >= len(RIDGES) else _WIDE_RIDGES[: max(1, count)]
 
 
 def _best_ridge(

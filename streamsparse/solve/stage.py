@@ -11,14 +11,12 @@ from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
 from streamsparse.solve.plan import check_request, make_plan
-from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
+from streamsparse.solve.refit import RefittedLayer, candidate_ridges, kept_inputs, refit_layer
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import commit_solution
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import ChannelGroup, Solution
-
-DEFAULT_RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def solve(
@@ -111,6 +109,7 @@ def refit_layers(
         for layer in layers:
             geometry, sums = captured.graph.layers[layer], statistics[layer]
             with blas_threads(geometry.columns):
-                refitted.append(refit_layer(geometry, sums, inputs[layer], DEFAULT_RIDGES))
+                ridges = candidate_ridges(geometry, len(inputs[layer]), len(sums))
+                refitted.append(refit_layer(geometry, sums, inputs[layer], ridges))
             advance(1)
     return refitted
