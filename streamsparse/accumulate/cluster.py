@@ -57,12 +57,12 @@ class DaskExecutor:
                     on_item(items.pop(future))
                 if future in roots:
                     yield roots.pop(future), future.result()
-        except (KilledWorker, CancelledError, OSError, TimeoutError) as error:
+        except (KilledWorker, CancelledError, RuntimeError, OSError, TimeoutError) as error:
             raise ClusterError(
                 "The Dask cluster failed while it summed statistics.",
                 got=f"{type(error).__name__}: {error}",
-                remedy="check the scheduler's and the workers' logs, then run the same command again: "
-                "finished layers are kept",
+                remedy="check the scheduler's and the workers' logs, and that the workers have this version of "
+                "streamsparse; then run the same command again: finished layers are kept",
             ) from error
 
 
@@ -79,7 +79,7 @@ def cluster_executor(scheduler: str | None, workers: int, memory_limit_bytes: in
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: two clusters may run on one machine
                 memory_limit=memory_limit_bytes or "auto",
             ) as cluster,
             Client(cluster) as client,
