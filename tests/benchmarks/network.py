@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch, here and in the processes: as streamsparse.cli
+
 import torch
 from rich.console import Console
 from rich.table import Table
