@@ -20,6 +20,7 @@ from streamsparse.kernels.shift_terms import Axis, Terms, shift_terms
 from streamsparse.types import LayerGeometry
 
 COPY = 40
+WIDE = 14
 CALL = 20_000
 
 
@@ -32,6 +33,8 @@ class GramPlan:
         rows, columns: the two axes, after padding that is not zeros was made explicit; a 1-d convolution has one
             row, a linear layer one row and as many columns as positions that share its weight.
         terms: the products to sum; for "patches" a single one, of the patches with themselves.
+        images_innermost: rows are laid out (channels, height, width, images), which copies windows of narrow maps
+            in long runs; otherwise (channels, images, height, width), which is copied fastest from images.
         numbers_per_image: numbers held at once per image, to bound a block of images.
     """
 
@@ -39,6 +42,7 @@ class GramPlan:
     rows: Axis
     columns: Axis
     terms: Terms
+    images_innermost: bool
     numbers_per_image: int
 
 
@@ -51,10 +55,11 @@ def gram_plan(geometry: LayerGeometry) -> GramPlan:
     outputs = geometry.out_channels * rows.outputs * columns.outputs
     unfolded = geometry.groups * geometry.columns * rows.outputs * columns.outputs
     held = 2 * inputs + 3 * outputs
+    innermost = columns.size < WIDE and geometry.kind != "linear" and not _pointwise(geometry)
     if geometry.taps == 1 or shift_cost(geometry, terms) <= patch_cost(geometry):
-        return GramPlan("shifts", rows, columns, terms, held + 2 * inputs)
+        return GramPlan("shifts", rows, columns, terms, innermost, held + 2 * inputs)
     single = shift_terms(_plain(rows.outputs), _plain(columns.outputs))
-    return GramPlan("patches", rows, columns, single, held + unfolded)
+    return GramPlan("patches", rows, columns, single, innermost, held + unfolded)
 
 
 def axes(geometry: LayerGeometry) -> tuple[Axis, Axis]:
@@ -93,3 +98,7 @@ def patch_cost(geometry: LayerGeometry) -> float:
 
 def _plain(size: int) -> Axis:
     return Axis(size=size, outputs=size, taps=1, stride=1, dilation=1, before=0)
+
+
+def _pointwise(geometry: LayerGeometry) -> bool:
+    return geometry.taps == 1 and all(stride == 1 for stride in geometry.stride)

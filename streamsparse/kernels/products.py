@@ -48,8 +48,10 @@ def grouped_product(
     if first.shape[0] > 1 and first.shape[1] < SMALLEST_BLOCK:
         return torch.bmm(first, second.transpose(1, 2))
     if first is second:
-        return torch.stack([symmetric_product(group) for group in first])
-    return torch.stack([row_product(*groups) for groups in zip(first, second, strict=True)])
+        products = [symmetric_product(group) for group in first]
+    else:
+        products = [row_product(*groups) for groups in zip(first, second, strict=True)]
+    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
 
 
 def _onednn_serves(first: Tensor, second: Tensor) -> bool:
@@ -61,6 +63,6 @@ def _onednn_serves(first: Tensor, second: Tensor) -> bool:
         and second.is_contiguous()
         and first.numel() > 0
         and second.numel() > 0
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -51,7 +51,7 @@ class Axis:
     def inputs_seen(self, tap: int, outputs: range) -> range:
         """The inputs that a run of outputs sees through a tap."""
         offset = tap * self.dilation - self.before
-        return range(*(self.stride * end + offset for end in (outputs.start, outputs.stop)), self.stride)
+        return range(self.stride * outputs.start + offset, self.stride * outputs.stop + offset, self.stride)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def axis_runs(axis: Axis) -> dict[TapPair, tuple[Run, ...]]:
         seen[tap, partner] = positions
         if positions:
             alike[partner - tap, positions.start % axis.stride].append((tap, partner))
-    runs: dict[TapPair, tuple[Run, ...]] = {pair: () for pair in seen}
+    runs: dict[TapPair, tuple[Run, ...]] = dict.fromkeys(seen, ())
     for (distance, _), pairs in alike.items():
         ends = sorted({end for pair in pairs for end in (seen[pair].start, seen[pair].stop)})
         pieces = [range(start, stop, axis.stride) for start, stop in pairwise(ends)]

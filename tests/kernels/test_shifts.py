@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from streamsparse.errors import NonFiniteError, StatisticsError
-from streamsparse.kernels import shifts
+from streamsparse.kernels import shift_sums, shifts
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
 from streamsparse.kernels.patches import patches, responses
 from streamsparse.kernels.statistics import FIELDS
@@ -83,17 +83,22 @@ def expected(inputs: Tensor, outputs: Tensor, geometry: LayerGeometry) -> dict[s
 def measured(
     inputs: Tensor, outputs: Tensor, geometry: LayerGeometry, dtype: torch.dtype, block_bytes: int = 2**20
 ) -> dict[str, Tensor]:
-    sums = shifts.empty_shifts(geometry)
+    sums = shift_sums.empty_shifts(geometry)
     shifts.update_shifts(sums, inputs, outputs, geometry, product_dtype=dtype, block_bytes=block_bytes)
-    return shifts.finish(sums, geometry).tensors()
+    return shift_sums.finish(sums, geometry).tensors()
 
 
-def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+def assert_close(
+    found: dict[str, Tensor], inputs: Tensor, outputs: Tensor, geometry: LayerGeometry, tolerance: float
+) -> None:
+    """Norm-wise; a signed sum may cancel, so errors are relative to the sum of absolute values."""
+    wanted = expected(inputs, outputs, geometry)
+    sizes = expected(inputs.abs(), outputs.abs(), geometry)
     assert set(found) == set(wanted) == set(FIELDS)
     for name, value in wanted.items():
         assert found[name].shape == value.shape, name
         assert found[name].dtype == torch.float64, name
-        error = (found[name] - value).norm() / value.norm().clamp_min(1e-30)
+        error = (found[name] - value).norm() / sizes[name].norm().clamp_min(1e-30)
         assert float(error) <= tolerance, (name, float(error))
 
 
@@ -104,6 +109,7 @@ def with_method(geometry: LayerGeometry, method: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "patch_cost", lambda _: 0.0 if method == "patches" else float("inf"))
     plan = module.gram_plan.__wrapped__(geometry)
     monkeypatch.setattr(shifts, "gram_plan", lambda _: plan)
+    monkeypatch.setattr(shift_sums, "gram_plan", lambda _: plan)
     return plan
 
 
@@ -111,9 +117,104 @@ def with_method(geometry: LayerGeometry, method: str, monkeypatch: pytest.Monkey
 @settings(max_examples=250, deadline=None)
 def test_any_geometry_equals_its_patches(geometry: LayerGeometry, images: int, seed: int) -> None:
     inputs, outputs = activations(geometry, images, seed)
-    wanted = expected(inputs, outputs, geometry)
-    assert_close(measured(inputs, outputs, geometry, torch.float32), wanted, 1e-6)
+    assert_close(measured(inputs, outputs, geometry, torch.float32), inputs, outputs, geometry, 1e-6)
     for method in ("shifts", "patches"):
         with pytest.MonkeyPatch.context() as monkeypatch:
             with_method(geometry, method, monkeypatch)
-            assert_close(measured(inputs, outputs, geometry, torch.float64, block_bytes=1), wanted, 1e-13)
+            found = measured(inputs, outputs, geometry, torch.float64, block_bytes=1)
+            assert_close(found, inputs, outputs, geometry, 1e-13)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        convolution((64, 96), (8, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+        convolution((160, 64), (6, 6), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)),  # symmetric in blocks
+        convolution((128, 64), (16, 16), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), groups=2),
+        convolution((48, 48), (16, 16), (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), groups=48),
+        convolution((128, 16), (40,), (5,), (2,), ((2, 1),), (3,)),
+        linear(200, 10),
+        linear(130, 7, leading=(5,)),
+        linear(12, 7, leading=(3, 4)),
+    ],
+    ids=("3x3", "1x1", "grouped", "depthwise", "1d", "linear", "tokens", "token-grid"),
+)
+def test_wide_layers_in_single_precision(geometry: LayerGeometry) -> None:
+    inputs, outputs = activations(geometry, 24)
+    found = measured(inputs, outputs, geometry, torch.float32, block_bytes=2**22)
+    assert_close(found, inputs, outputs, geometry, 1e-6)
+
+
+def test_half_precision_activations_are_widened() -> None:
+    geometry = convolution((4, 5), (9, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    inputs, outputs = (values.half() for values in activations(geometry, 6))
+    found = measured(inputs, outputs, geometry, torch.float32)
+    assert_close(found, inputs.float(), outputs.float(), geometry, 1e-6)
+
+
+@given(geometry=geometries(), seed=st.integers(0, 99), cut=st.integers(0, 6))
+@settings(max_examples=40, deadline=None)
+def test_folds_merge_to_the_whole(geometry: LayerGeometry, seed: int, cut: int) -> None:
+    inputs, outputs = activations(geometry, 6, seed)
+    parts = [shift_sums.empty_shifts(geometry) for _ in range(3)]
+    shifts.update_shifts(parts[0], inputs[:cut:2], outputs[:cut:2], geometry, product_dtype=torch.float64)
+    shifts.update_shifts(parts[1], inputs[1:cut:2], outputs[1:cut:2], geometry, product_dtype=torch.float64)
+    shifts.update_shifts(parts[2], inputs[cut:], outputs[cut:], geometry, product_dtype=torch.float64)
+    whole = shift_sums.merge_shifts(parts[2], shift_sums.merge_shifts(parts[1], parts[0]))
+    assert_close(shift_sums.finish(whole, geometry).tensors(), inputs, outputs, geometry, 1e-12)
+
+
+@given(geometry=geometries(), bias=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_own_responses_need_no_outputs(geometry: LayerGeometry, bias: bool) -> None:
+    inputs, _ = activations(geometry, 4)
+    generator = torch.Generator().manual_seed(1)
+    shape = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    offset = torch.randn(geometry.out_channels, generator=generator, dtype=torch.float64) if bias else None
+    rows = patches(inputs.double(), geometry)  # (groups, rows, columns)
+    targets = rows @ weight.reshape(geometry.groups, -1, geometry.columns).transpose(1, 2)
+    if offset is not None:
+        targets = targets + offset.view(geometry.groups, 1, -1)
+    sums = shift_sums.empty_shifts(geometry)
+    shifts.update_shifts(sums, inputs, None, geometry, product_dtype=torch.float64)
+    found = shift_sums.own_responses(shift_sums.finish(sums, geometry), weight, offset)
+    torch.testing.assert_close(found.cross, rows.transpose(1, 2) @ targets, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.sum_y, targets.sum(1), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.power, targets.square().sum((1, 2)), rtol=1e-11, atol=1e-11)
+    assert float(found.count) == rows.shape[1]
+
+
+def test_padded_3x3_needs_29_products_and_13_large_ones() -> None:
+    plan = gram_plan(convolution((64, 64), (32, 32), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)))
+    assert plan.method == "shifts"
+    assert len(plan.terms.terms) == 29
+    assert sum(term.area >= 30 * 30 for term in plan.terms.terms) == 13
+    assert len(plan.terms.sums) == 45  # every tap pair of one triangle
+
+
+def test_few_channels_take_the_patch_path() -> None:
+    assert gram_plan(convolution((1, 6), (28, 28), (5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1))).method == "patches"
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(side: str, value: float) -> None:
+    geometry = convolution((4, 5), (9, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    inputs, outputs = activations(geometry, 3)
+    (inputs if side == "inputs" else outputs)[1, 2, 4, 4] = value
+    with pytest.raises(NonFiniteError, match="layer"):
+        shifts.update_shifts(shift_sums.empty_shifts(geometry), inputs, outputs, geometry)
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    geometry = convolution((4, 5), (9, 9), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
+    inputs, outputs = activations(geometry, 3)
+    sums = shift_sums.empty_shifts(geometry)
+    for wrong in ((inputs[:, :3], outputs), (inputs, outputs[:, :, 1:]), (inputs[:2], outputs)):
+        with pytest.raises(StatisticsError) as caught:
+            shifts.update_shifts(sums, *wrong, geometry)
+        assert caught.value.expected is not None
+        assert caught.value.got is not None
+    with pytest.raises(StatisticsError):
+        shift_sums.merge_shifts(sums, shift_sums.empty_shifts(replace(geometry, out_channels=6)))
