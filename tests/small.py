@@ -34,7 +34,8 @@ class SmallNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = torch.relu_(self.norm1(self.conv1(images)))
         features = torch.relu_(self.norm2(self.conv2(features)))
-        return self.fc2(torch.relu_(self.fc1(features.flatten(1))))
+        logits: Tensor = self.fc2(torch.relu_(self.fc1(features.flatten(1))))
+        return logits
 
 
 class TwiceNet(nn.Module):
@@ -49,7 +50,8 @@ class TwiceNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features = F.relu(self.stem(images))
         features = F.relu(self.shared(F.relu(self.shared(features))))
-        return self.head(features.mean((2, 3)))
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
 
 
 class ConcatNet(nn.Module):
@@ -64,7 +66,8 @@ class ConcatNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = torch.cat([F.relu(self.left(images)), F.relu(self.right(images))], 1)
-        return self.head(F.relu(self.mix(features)).mean((2, 3)))
+        logits: Tensor = self.head(F.relu(self.mix(features)).mean((2, 3)))
+        return logits
 
 
 def build(kind: type[nn.Module], seed: int = 0) -> nn.Module:
@@ -75,6 +78,8 @@ def build(kind: type[nn.Module], seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.eval()
@@ -169,9 +174,10 @@ def layers_with_inputs(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     kind = draw(st.sampled_from(["conv2d", "conv2d", "conv1d", "linear", "tokens"]))
     bias = draw(st.booleans())
     if kind in ("linear", "tokens"):
-        layer: nn.Module = nn.Linear(draw(st.integers(1, 9)), draw(st.integers(1, 5)), bias=bias)
+        features, outputs = draw(st.integers(1, 9)), draw(st.integers(1, 5))
         tokens = (draw(st.integers(1, 4)),) if kind == "tokens" else ()
-        return layer.double(), torch.randn(images, *tokens, layer.in_features, dtype=torch.float64)
+        linear = nn.Linear(features, outputs, bias=bias).double()
+        return linear, torch.randn((images, *tokens, features), dtype=torch.float64)
     dimensions = 2 if kind == "conv2d" else 1
 
     def each(strategy: st.SearchStrategy[int]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from streamsparse.capture import CaptureSettings, capture
 from streamsparse.cli.app import app
 from streamsparse.errors import StorageError
 from streamsparse.store import Run
-from tests.small import SmallNet, build, captured_run, files_below, flip_bit, random_images
+from tests.small import DAMAGE, SmallNet, build, captured_run, files_below, flip_bit, random_images
 
 MODEL = "tests.small:SmallNet"
 
@@ -82,6 +82,11 @@ def other_shape(tensors: dict[str, torch.Tensor]) -> None:
     tensors["fc1.weight"] = torch.zeros(12, 9)
 
 
+def foreign(folder: Path) -> None:
+    (folder / "run").mkdir()
+    (folder / "run/thesis.tex").write_text("years of work")
+
+
 # name -> (what is done to the folder, options, error)
 NEW_RUN: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "weights missing": (lambda f: (f / "weights.safetensors").unlink(), (), "WeightsError"),
@@ -103,9 +108,7 @@ NEW_RUN: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "unknown codec": (lambda _: None, ("--codec", "lzma"), "UsageError"),
     "unknown shard": (lambda _: None, ("--shard", "3/2"), "UsageError"),
     "unknown device": (lambda _: None, ("--device", "abacus"), "UsageError"),
-    "a foreign directory": (
-        lambda f: ((f / "run").mkdir(), (f / "run" / "thesis.tex").write_text("years of work")), (), "RunError",
-    ),
+    "a foreign directory": (foreign, (), "RunError"),
 }  # fmt: skip
 
 
@@ -214,15 +217,10 @@ def test_a_spoilt_run_is_refused_and_left_as_it_is(folder: Path, case: str) -> N
     assert files_below(folder) == before
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_chunk_is_named_and_no_statistics_come_of_it(folder: Path, damage: str) -> None:
     drop(folder, "statistics")
-    path = chunk(folder)
-    {
-        "flipped": flip_bit,
-        "truncated": lambda p: p.write_bytes(p.read_bytes()[:-3]),
-        "missing": Path.unlink,
-    }[damage](path)
+    DAMAGE[damage](chunk(folder))
     status, said = command(folder, "accumulate")
     assert (status, said["error"]) == (2, "CorruptDataError"), said
     assert "fc1@0/input, batch 2" in said["where"]

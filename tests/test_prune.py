@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,7 +73,7 @@ def test_the_budget_is_met_and_the_numbers_are_the_models(finished: tuple[Path, 
     original = sum(parameter.numel() for parameter in build(SmallNet).parameters())
     assert plan.original_costs.parameters == original
     assert not model.training
-    assert model.conv1.out_channels == plan.counts["conv1"]
+    assert len(model.get_parameter("conv1.weight")) == plan.counts["conv1"]
 
 
 def test_pruned_is_masked_in_float64(finished: tuple[Path, Result]) -> None:
@@ -136,9 +137,9 @@ def test_a_refit_of_one_stage_is_the_independent_one(tmp_path: Path) -> None:
     solution = refit(run, random_images(IMAGES), model=build(SmallNet), stages=1, settings=SETTINGS)
     weights = read_weights(run, solution)
     for layer, (weight, bias) in independent.items():
-        assert (weights[layer][0] == weight).all()
         assert bias is not None
-        assert (weights[layer][1] == bias).all()
+        np.testing.assert_array_equal(weights[layer][0], weight)
+        np.testing.assert_array_equal(weights[layer][1], bias)
 
 
 def test_refitting_in_order_beats_refitting_independently(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from streamsparse.accumulate import AccumulateSettings, accumulate, plan_accumulation
 from streamsparse.accumulate import plan as planning
-from streamsparse.accumulate.executors import merge_tree
+from streamsparse.accumulate.reduction import merge_tree
+from streamsparse.capture import CaptureSettings, capture
 from streamsparse.errors import (
     MemoryLimitError,
     RunLockedError,
@@ -23,9 +24,12 @@ from streamsparse.kernels.folds import empty_folds, update_folds
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
 from tests.small import (
+    SmallNet,
+    build,
     captured_run,
     files_below,
     largest_difference,
+    random_images,
     statistics_arrays,
     summed_run,
     sums_arrays,
@@ -155,8 +159,6 @@ def test_the_projection_counts_what_a_merge_tree_holds(count: int) -> None:
 def test_a_run_in_memory(tmp_path: Path) -> None:
     on_disk = summed_run(tmp_path)
     run = Run.at("memory://")
-    from tests.small import CaptureSettings, SmallNet, build, capture, random_images
-
     capture(build(SmallNet), random_images(), run, settings=CaptureSettings("float32", batch_images=10))
     accumulate(run, settings=SETTINGS, executor="threads", workers=2)
     assert largest_difference(statistics_arrays(run), statistics_arrays(on_disk)) <= 1e-12

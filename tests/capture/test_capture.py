@@ -69,7 +69,7 @@ def test_stored_inputs_are_what_hooks_see_in_order(tmp_path: Path) -> None:
     sample = calibration_images(images, seed=0)
     seen: list[Tensor] = []
     with torch.no_grad():
-        handle = model.fc2.register_forward_hook(lambda _module, given, _output: seen.append(given[0].clone()))  # type: ignore[union-attr,operator]
+        handle = model.fc2.register_forward_hook(lambda _module, given, _output: seen.append(given[0].clone()))  # type: ignore[union-attr]
         model(images[list(sample.indices)])
         handle.remove()
     np.testing.assert_allclose(everything(run, "fc2", "input"), seen[0].numpy(), atol=1e-5)
@@ -238,7 +238,8 @@ class Brightening(nn.Module):
         self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.last(torch.relu(self.first(images)) * 1e6) * 1e-6
+        logits: Tensor = self.last(torch.relu(self.first(images)) * 1e6) * 1e-6
+        return logits
 
 
 def test_float16_overflow_names_layer_and_remedy(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from distributed import LocalCluster
 from streamsparse.accumulate import AccumulateSettings, accumulate, accumulate_stream, plan_accumulation
 from streamsparse.accumulate import cluster as cluster_module
 from streamsparse.accumulate import plan as planning
-from streamsparse.accumulate.executors import Executor, Reduction, SerialExecutor, open_executor
+from streamsparse.accumulate.executors import SerialExecutor, open_executor
+from streamsparse.accumulate.reduction import Executor, Reduction
 from streamsparse.errors import ClusterError, CorruptDataError, HalfOverflowError, UsageError
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
