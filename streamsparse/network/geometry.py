@@ -1,8 +1,9 @@
 """Convolutions and linear layers as regressions on patches: what a forward hook on each module would see.
 
-A layer is listed if its module's call is exactly this one operation (padding included), because only then are
-the module's input and output the two sides of the regression. A weight that other code uses through
-`F.conv2d(x, other.weight)` is not listed.
+A layer is listed if its module's call is exactly this one operation (padding included) and nothing else uses its
+weight, because only then are the module's input and output the two sides of the regression, and only then is the
+weight that regression's alone. A weight that other code uses through `F.conv2d(x, other.weight)`, or that two
+modules share, is not listed; one module under two names is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from streamsparse.network.export import Graph, module_path
 from streamsparse.network.propagation import shape_of
@@ -32,29 +33,30 @@ class _Padded:
     mode: str
 
 
-def layer_geometry(graph: Graph) -> dict[str, LayerGeometry]:
+def layer_geometry(graph: Graph, model: nn.Module) -> dict[str, LayerGeometry]:
     """Geometry of every layer that is called as a module, in order of (first) execution."""
-    by_module: dict[str, list[fx.Node]] = defaultdict(list)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    by_module: dict[nn.Module, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
-        if node.op == "call_function":
-            by_module[module_path(node)].append(node)
+        if node.op == "call_function" and module_path(node) in modules:
+            by_module[modules[module_path(node)]].append(node)
     layers: dict[str, LayerGeometry] = {}
-    for node, layer, kind in _layers(graph):
-        calls = [n for n in by_module[layer] if str(n.target) not in _PADS]
-        if layer not in layers and module_path(node) == layer and all(n.target is node.target for n in calls):
+    for node, weight, layer, kind in _layers(graph):
+        calls = [n for n in by_module[modules[layer]] if str(n.target) not in _PADS]
+        if layer not in layers and set(calls) == set(weight.users) and all(n.target is node.target for n in calls):
             layers[layer] = _linear(node, layer) if kind == "linear" else _convolution(node, layer, kind)
     return layers
 
 
-def _layers(graph: Graph) -> Iterator[tuple[fx.Node, str, str]]:
-    """Nodes whose weight is a parameter, with the path of the module that owns it."""
+def _layers(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node, str, str]]:
+    """Nodes whose weight is a parameter called `weight`, that parameter, its module's path, and the kind."""
     for node in graph.nodes:
         kind = _KINDS.get(str(node.target).rpartition(".")[0])
         if node.op == "call_function" and kind is not None:
             weight = argument(node, "weight")
             key = graph.state.get(weight.name) if isinstance(weight, fx.Node) else None
-            if key is not None:
-                yield node, key.rpartition(".")[0], kind
+            if isinstance(weight, fx.Node) and key is not None and key.endswith(".weight"):
+                yield node, weight, key.rpartition(".")[0], kind
 
 
 def _linear(node: fx.Node, layer: str) -> LayerGeometry:

@@ -59,7 +59,7 @@ def _follow(model: nn.Module, graphs: list[Graph]) -> ChannelGraph:
     for graph in graphs:
         propagate(graph, state, rule_for)
     groups, frozen = assemble(state, tied_names(model), model)
-    return ChannelGraph(groups, frozen, layer_geometry(graphs[0]))
+    return ChannelGraph(groups, frozen, layer_geometry(graphs[0], model))
 
 
 def _check_inputs(inputs: tuple[object, ...]) -> None:
