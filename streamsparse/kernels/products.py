@@ -7,11 +7,12 @@ Intel's name it is about twice as fast as the BLAS behind `torch.matmul`. Elsewh
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 SYMMETRIC_BLOCKS = 8
-SMALLEST_BLOCK = 64
+SMALLEST_BLOCK = 128
+SMALLEST_PRODUCT = 64
 
 
 def row_product(
@@ -24,34 +25,41 @@ def row_product(
     return first @ second.T
 
 
-def symmetric_product(rows: Float[Tensor, "channels positions"]) -> Float[Tensor, "channels channels"]:
-    """rows · rowsᵀ, of which little more than one triangle is computed."""
+def add_symmetric_product(
+    total: Float64[Tensor, "channels channels"], rows: Float[Tensor, "channels positions"]
+) -> None:
+    """total += rows · rowsᵀ in its upper triangle, in place; below the diagonal only blocks on it are filled.
+
+    `mirrored` completes the sum. Half the products and half the traffic to a large total.
+    """
     channels = rows.shape[0]
-    blocks = min(SYMMETRIC_BLOCKS, channels // SMALLEST_BLOCK)
-    if blocks < 2:
-        return row_product(rows, rows)
-    result = rows.new_empty(channels, channels)
+    blocks = max(1, min(SYMMETRIC_BLOCKS, channels // SMALLEST_BLOCK))
     size = -(-channels // blocks)
     for start in range(0, channels, size):
-        here = slice(start, start + size)
-        result[here, start:] = row_product(rows[here], rows[start:])
-        result[start:, here] = result[here, start:].T
-    return result
+        total[start : start + size, start:] += row_product(rows[start : start + size], rows[start:])
 
 
-def grouped_product(
-    first: Float[Tensor, "groups channels positions"], second: Float[Tensor, "groups outputs positions"]
-) -> Float[Tensor, "groups channels outputs"]:
-    """first · secondᵀ group by group; symmetric products are recognised by identity."""
+def mirrored(total: Float64[Tensor, "... channels channels"]) -> Float64[Tensor, "... channels channels"]:
+    """The symmetric matrix with this upper triangle, as a new tensor."""
+    return total.triu() + total.triu(1).transpose(-1, -2)
+
+
+def add_grouped_product(
+    total: Float64[Tensor, "groups channels outputs"],
+    first: Float[Tensor, "groups channels positions"],
+    second: Float[Tensor, "groups outputs positions"],
+) -> None:
+    """total += first · secondᵀ group by group, in place; of a product with itself only the upper triangle."""
     if first.shape[1] == 1 == second.shape[1]:
-        return (first * second).sum(-1, keepdim=True)
-    if first.shape[0] > 1 and first.shape[1] < SMALLEST_BLOCK:
-        return torch.bmm(first, second.transpose(1, 2))
-    if first is second:
-        products = [symmetric_product(group) for group in first]
+        total += (first * second).sum(-1, keepdim=True)
+    elif first.shape[0] > 1 and first.shape[1] < SMALLEST_PRODUCT:
+        total += torch.bmm(first, second.transpose(1, 2))
+    elif first is second:
+        for group, rows in zip(total, first, strict=True):
+            add_symmetric_product(group, rows)
     else:
-        products = [row_product(*groups) for groups in zip(first, second, strict=True)]
-    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
+        for group, *rows in zip(total, first, second, strict=True):
+            group += row_product(*rows)
 
 
 def _onednn_serves(first: Tensor, second: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from streamsparse.errors import StatisticsError
 from streamsparse.kernels.gram_plan import gram_plan
+from streamsparse.kernels.products import mirrored
 from streamsparse.kernels.statistics import Sums, field_shapes
 from streamsparse.types import LayerGeometry
 
@@ -24,8 +25,8 @@ class ShiftSums:
     """Raw additive sums of one layer, float64 throughout; `columns` are (channel, tap), channel-major.
 
     Attributes:
-        products: of the layer's terms, (terms, groups, width, width); width is the channels per group, or the
-            columns for a layer whose plan says "patches".
+        products: of the layer's terms, (terms, groups, width, width), of symmetric ones the upper triangle;
+            width is the channels per group, or the columns for a layer whose plan says "patches".
         cross: Σ x yᵀ, (groups, columns, outputs).
         sum_x: Σ x, (groups, columns).
         sum_y: Σ y, (groups, outputs).
@@ -84,13 +85,13 @@ def finish(sums: ShiftSums, geometry: LayerGeometry) -> Sums:
     plan = gram_plan(geometry)
     rest = {name: getattr(sums, name) for name in SHIFT_FIELDS if name != "products"}
     if plan.method == "patches" or geometry.taps == 1:
-        return Sums(gram=sums.products.sum(0), **rest)
+        return Sums(gram=mirrored(sums.products.sum(0)), **rest)
     width, taps = geometry.in_channels // geometry.groups, geometry.taps
     gram = sums.products.new_zeros(geometry.groups, width, taps, width, taps)
     for (tap, partner), used in plan.terms.sums.items():
-        block = sums.products[used[0]].clone()  # (groups, width, width)
-        for number in used[1:]:
-            block += sums.products[number]
+        block = sums.products[list(used)].sum(0)  # (groups, width, width)
+        if plan.terms.terms[used[0]].unshifted:  # the terms of one tap pair share their shift
+            block = mirrored(block)
         gram[:, :, tap, :, partner] = block
         gram[:, :, partner, :, tap] = block.transpose(1, 2)
     return Sums(gram=gram.view(geometry.groups, width * taps, width * taps), **rest)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from streamsparse.errors import NonFiniteError, StatisticsError
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
-from streamsparse.kernels.products import grouped_product
+from streamsparse.kernels.products import add_grouped_product
 from streamsparse.kernels.shift_sums import ShiftSums, shift_field_shapes
 from streamsparse.kernels.shift_terms import as_slice
 from streamsparse.types import LayerGeometry
@@ -119,7 +119,7 @@ def _add_products(sums: ShiftSums, rows: Tensor, geometry: LayerGeometry, plan: 
         second = first
         if not term.unshifted:
             second = _window(rows, term.rows.second, term.columns.second, geometry.groups, plan)
-        sums.products[number] += grouped_product(first, second)
+        add_grouped_product(sums.products[number], first, second)
 
 
 def _add_cross(
@@ -137,7 +137,7 @@ def _add_cross(
         seen = as_slice(plan.rows.inputs_seen(y, height)), as_slice(plan.columns.inputs_seen(x, width_run))
         if targets is not None:
             partner = _window(targets, as_slice(height), as_slice(width_run), groups, plan)
-            cross[:, :, tap] += grouped_product(_window(rows, *seen, groups, plan), partner)
+            add_grouped_product(cross[:, :, tap], _window(rows, *seen, groups, plan), partner)
         sum_x[:, :, tap] += totals[:, seen[0], seen[1]].sum((1, 2)).view(groups, width)
 
 
@@ -145,11 +145,11 @@ def _add_patches(
     sums: ShiftSums, rows: Tensor, targets: Tensor | None, geometry: LayerGeometry, plan: GramPlan
 ) -> None:
     patches = _unfolded(rows, geometry, plan).view(geometry.groups, geometry.columns, -1)
-    sums.products[0] += grouped_product(patches, patches)
+    add_grouped_product(sums.products[0], patches, patches)
     sums.sum_x.add_(patches.sum(-1).double())
     if targets is not None:
         grouped = targets.view(geometry.groups, geometry.out_channels // geometry.groups, -1)
-        sums.cross.add_(grouped_product(patches, grouped))
+        add_grouped_product(sums.cross, patches, grouped)
 
 
 def _unfolded(rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> Tensor:
