@@ -13,10 +13,11 @@ from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, Subject, capture
 from streamsparse.events import OnEvent, ignore
 from streamsparse.intake.captured import original_model
+from streamsparse.network.observation import whole_groups
 from streamsparse.sequential import refit
 from streamsparse.solve import SolveSettings, check_request, solve
 from streamsparse.store import Run
-from streamsparse.types import Solution
+from streamsparse.types import ChannelGraph, Solution
 from streamsparse.write.checkpoint import decode_checkpoint
 from streamsparse.write.directory import save
 from streamsparse.write.stage import Written, write
@@ -93,7 +94,7 @@ def prune(
         seed=seed,
         settings=capture_settings,
         subject=subject,
-        accept=lambda graph: check_request(budget, channels, {group.name: group.size for group in graph.groups}),
+        accept=lambda graph: _check_request(budget, channels, graph),
         on_event=on_event,
     )
     accumulate(run, settings=accumulate_settings, executor=executor, scheduler=scheduler, on_event=on_event)
@@ -104,3 +105,7 @@ def prune(
     files = run.read_checkpoint(name)
     pruned = decode_checkpoint(files, original_model(run, copy.deepcopy(model).cpu()))
     return Result(pruned.eval(), solution, written, files)
+
+
+def _check_request(budget: str | None, channels: Mapping[str, int] | None, graph: ChannelGraph) -> None:
+    check_request(budget, channels, {group.name: group.size for group in graph.groups}, whole_groups(graph))

@@ -32,7 +32,7 @@ def whole_groups(graph: ChannelGraph, observed: Collection[str] | None = None) -
 def _obstacle(graph: ChannelGraph, group: ChannelGroup, consumer: Consumer, seen: Collection[str]) -> str | None:
     """Why this consumer cannot be re-estimated, or None."""
     if consumer.layer not in graph.layers:
-        return f"{_weight(group, consumer)} is not the weight of one plain convolution or linear module in evaluation"
+        return f"{_weight(group, consumer)} is not the weight of one plain layer that evaluation calls"
     if consumer.layer not in seen:
         return f"'{consumer.layer}' was not captured"
     if len({len(inputs) for inputs in consumer.inputs}) > 1:

@@ -46,16 +46,23 @@ def make_plan(
     )
 
 
-def check_request(budget: str | None, channels: Mapping[str, int] | None, sizes: Mapping[str, int]) -> None:
+def check_request(
+    budget: str | None,
+    channels: Mapping[str, int] | None,
+    sizes: Mapping[str, int],
+    whole: Mapping[str, str] | None = None,
+) -> None:
     """Refuse a request that cannot be met, before anything is computed for it.
 
     Args:
         budget: see `parse_budget`.
         channels: counts by hand, by group.
-        sizes: positions of every group that can be pruned.
+        sizes: positions of every group.
+        whole: groups that stay whole, and why.
 
     Raises:
-        UsageError: neither budget nor counts, unknown groups, or counts out of range.
+        UsageError: neither budget nor counts, unknown groups, counts out of range, or fewer than all channels of a
+            group that stays whole.
         BudgetError: the budget does not parse.
     """
     if budget is not None:
@@ -82,4 +89,12 @@ def check_request(budget: str | None, channels: Mapping[str, int] | None, sizes:
                 expected=f"1 to {sizes[name]}",
                 got=count,
                 where="--channels",
+            )
+        if count < sizes[name] and name in (whole or {}):
+            raise UsageError(
+                f"Group '{name}' cannot be solved: the weights of its consumers cannot be re-estimated.",
+                expected=f"all {sizes[name]} channels, or other groups",
+                got=f"{count}; {(whole or {})[name]}",
+                where="--channels",
+                remedy="leave it out of --channels; `streamsparse inspect --groups` marks such groups",
             )

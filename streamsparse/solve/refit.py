@@ -39,7 +39,10 @@ class RefittedLayer:
 
 
 def kept_inputs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    """Input channels (features) that every consumer of a group retains, by layer, sorted."""
+    """Input channels (features) that every consumer of a group retains, by layer, sorted.
+
+    Consumers that are no layers of the graph (nobody sees their inputs) are left out; their groups stay whole.
+    """
     removed: dict[str, set[int]] = {}
     for group in graph.groups:
         dropped = set(range(group.size)) - set(keep.get(group.name, range(group.size)))
@@ -50,6 +53,7 @@ def kept_inputs(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[
     return {
         layer: np.array([c for c in range(graph.layers[layer].in_channels) if c not in gone], dtype=np.int64)
         for layer, gone in removed.items()
+        if layer in graph.layers
     }
 
 

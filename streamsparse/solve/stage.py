@@ -9,6 +9,7 @@ import numpy as np
 
 from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
+from streamsparse.network.observation import whole_groups
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
 from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, candidate_ridges, kept_inputs, refit_layer
@@ -16,7 +17,7 @@ from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import commit_solution
 from streamsparse.store.statistics import Statistics
-from streamsparse.types import ChannelGroup, Solution
+from streamsparse.types import ChannelGraph, ChannelGroup, PrunePlan, Solution
 
 
 def solve(
@@ -44,10 +45,13 @@ def solve(
     settings = settings or SolveSettings()
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
-    check_request(budget, channels, {group.name: group.size for group in captured.graph.groups})
+    whole = whole_groups(captured.graph, captured.manifest["layers"])
+    check_request(budget, channels, {group.name: group.size for group in captured.graph.groups}, whole)
     with run.lock():
         fronts = find_fronts(run, captured, settings, on_event)
-        plan = make_plan(fronts, captured.costs, budget=budget, channels=channels)
+        free = {name: count for name, count in (channels or {}).items() if name not in whole}
+        plan = make_plan(fronts, captured.costs, budget=budget, channels=free)
+        _notice_approximate(captured.graph, plan, on_event)
         inputs = kept_inputs(captured.graph, plan.keep)
         cut = [layer for layer, kept in inputs.items() if len(kept) < captured.graph.layers[layer].in_channels]
         refitted = refit_layers(captured, Statistics(run), cut, inputs, on_event)
@@ -59,13 +63,15 @@ def solve(
 def find_fronts(
     run: Run, captured: Captured, settings: SolveSettings, on_event: OnEvent = ignore
 ) -> dict[str, GroupFront]:
-    """The fronts of all groups whose consumers were captured; committed ones of the same source are kept."""
+    """The fronts of all groups whose consumers can be re-estimated; committed ones of the same source are kept.
+
+    Each of the others is noticed by name, with the layer that is in the way.
+    """
     statistics = Statistics(run).require(captured.manifest["layers"])
-    present = set(captured.manifest["layers"])
-    groups = [group for group in captured.graph.groups if all(c.layer in present for c in group.consumers)]
-    if len(groups) < len(captured.graph.groups):
-        whole = [group.name for group in captured.graph.groups if group not in groups]
-        on_event(Notice("solve", f"{', '.join(whole)}: stay whole, for hooks do not see all of their consumers"))
+    whole = whole_groups(captured.graph, captured.manifest["layers"])
+    for name, reason in whole.items():
+        on_event(Notice("solve", f"group '{name}' stays whole: {reason}"))
+    groups = [group for group in captured.graph.groups if group.name not in whole]
     found: dict[str, GroupFront] = {}
     todo = []
     for group in groups:
@@ -81,6 +87,13 @@ def find_fronts(
         run.records.write(layout.front_key(front.group), {**front.description(), "source": source}, front.arrays())
         found[front.group] = front
     return {group.name: found[group.name] for group in groups}
+
+
+def _notice_approximate(graph: ChannelGraph, plan: PrunePlan, on_event: OnEvent) -> None:
+    """Say where cutting changes more than the refit knows of."""
+    for group in graph.groups:
+        if group.approximate is not None and plan.counts.get(group.name, group.size) < group.size:
+            on_event(Notice("solve", f"group '{group.name}' is cut approximately: {group.approximate}"))
 
 
 def _source(statistics: Statistics, group: ChannelGroup, settings: SolveSettings) -> str:
