@@ -6,7 +6,9 @@ from typing import Any
 
 from streamsparse.errors import StageMissingError
 from streamsparse.intake.captured import read_captured
+from streamsparse.network.observation import whole_groups
 from streamsparse.store import Run, layout
+from streamsparse.store.partials import shards_with_partials
 from streamsparse.store.solution import read_solution
 from streamsparse.store.statistics import Statistics
 
@@ -19,15 +21,17 @@ def inspect_run(run: Run) -> dict[str, Any]:
     """
     captured = read_captured(run)
     manifest = {key: value for key, value in captured.manifest.items() if key not in ("graph", "costs")}
-    groups = captured.graph.groups
-    consumers = {consumer.layer for group in groups for consumer in group.consumers}
+    layers = set(captured.manifest["layers"])
+    whole = whole_groups(captured.graph, layers)
+    groups = [group.name for group in captured.graph.groups if group.name not in whole]
     summed = set(Statistics(run))
-    fronts = [group.name for group in groups if run.records.description(layout.front_key(group.name)) is not None]
-    state, detail = _capture_state(run)
+    fronts = [name for name in groups if run.records.description(layout.front_key(name)) is not None]
+    summed_only = manifest["sink"] == "statistics"
+    state, detail = _summed_state(run) if summed_only else _capture_state(run)
     checkpoints = run.documents.names("checkpoints")
     stages = [
-        ("capture", state, detail, "activations"),
-        ("accumulate", *_counted(len(summed & consumers), len(consumers), "layers"), "statistics"),
+        ("capture", state, detail, "partials" if summed_only else "activations"),
+        ("accumulate", *_counted(len(summed & layers), len(layers), "layers"), "statistics"),
         ("solve", *_counted(len(fronts), len(groups), "fronts"), "solution"),
         ("weights", *_solution_state(run), "solution/weights"),
         ("write", "complete" if checkpoints else "missing", ", ".join(checkpoints), "checkpoints"),
@@ -39,6 +43,17 @@ def inspect_run(run: Run) -> dict[str, Any]:
             for stage, state, detail, prefix in stages
         ],
     }
+
+
+def _summed_state(run: Run) -> tuple[str, str]:
+    """Of a capture that dumps nothing."""
+    shards = shards_with_partials(run, layout.ORIGINAL_STREAM)
+    if not shards:
+        return "missing", ""
+    done, planned = (sum(counts) for counts in ([s.batches() for s in shards], [s.plan.batches for s in shards]))
+    begun = f"{len(shards)} of {shards[0].plan.shards} shards begun"
+    whole = done == planned and len(shards) == shards[0].plan.shards
+    return "complete" if whole else "incomplete", f"sums over {done:,} of {planned:,} batches, {begun}"
 
 
 def _capture_state(run: Run) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 from streamsparse.accumulate.executors import open_executor
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
-from streamsparse.accumulate.stage import AccumulateReport, accumulate, accumulate_stream
+from streamsparse.accumulate.report import AccumulateReport
+from streamsparse.accumulate.stage import accumulate, accumulate_stream
 
 __all__ = [
     "AccumulatePlan",

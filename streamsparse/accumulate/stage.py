@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -10,6 +9,8 @@ from time import perf_counter
 from streamsparse.accumulate.executors import SerialExecutor, open_executor
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, LayerPlan, plan_accumulation
 from streamsparse.accumulate.reduction import Executor, Reduction
+from streamsparse.accumulate.report import AccumulateReport
+from streamsparse.accumulate.shards import merge_shards
 from streamsparse.accumulate.task import sum_batches, sum_from
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
@@ -18,24 +19,6 @@ from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
 
 PROCESSES_FROM_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class AccumulateReport:
-    """What an accumulation did.
-
-    Attributes:
-        layers: summed now; reused_layers: found committed from the same batches and settings.
-        images: per layer.
-        patches: rows over all layers summed now.
-        seconds: wall time.
-    """
-
-    layers: int
-    reused_layers: int
-    images: int
-    patches: int
-    seconds: float
 
 
 def accumulate(
@@ -63,8 +46,10 @@ def accumulate(
     """
     settings = settings or AccumulateSettings()
     run = run if isinstance(run, Run) else Run.at(run)
-    run.manifest()
+    sink = run.manifest()["sink"]
     with run.lock():
+        if sink == "statistics":
+            return merge_shards(run, layout.ORIGINAL_STREAM, on_event)
         reader = run.reader()
         plan = plan_accumulation(run.url, reader, reader.require_complete(), settings)
         kind = choose_executor(executor, run, plan)

@@ -40,7 +40,12 @@ class Subject:
 
 
 def describe(
-    model: nn.Module, graph: ChannelGraph, images: Images, subject: Subject, layers: Sequence[str]
+    model: nn.Module,
+    graph: ChannelGraph,
+    images: Images,
+    subject: Subject,
+    layers: Sequence[str],
+    sink: str = "activations",
 ) -> dict[str, Any]:
     """The manifest of a new run: model, data, channel graph, captured layers, costs, versions and seeds."""
     example = images.example
@@ -62,6 +67,7 @@ def describe(
             "shape": list(example.shape[1:]),
             "digest": images.digest(),
         },
+        "sink": sink,
         "layers": list(layers),
         "graph": graph_to_json(graph),
         "costs": cost_model(model, graph, example).to_json(),
@@ -93,6 +99,14 @@ def begin_run(run: Run, manifest: dict[str, Any], model: nn.Module) -> dict[str,
         SchemaVersionError: it was written by another version of the layout.
     """
     found = run.begin(manifest, weights_to_bytes(model))
+    if found.get("sink") != manifest["sink"]:
+        raise RunMismatchError(
+            "This run was begun with another sink.",
+            expected=f"--sink {found.get('sink')}",
+            got=f"--sink {manifest['sink']}",
+            where=run.url,
+            remedy="repeat the first one, choose another RUN, or pass --overwrite to begin this one anew",
+        )
     for part, keys in (("model", ("digest",)), ("data", ("images", "seed", "digest"))):
         ours = {key: manifest[part][key] for key in keys}
         theirs = {key: found[part].get(key) for key in keys}

@@ -15,6 +15,8 @@ from streamsparse.store.layout import ORIGINAL_STREAM
 from streamsparse.store.stream import CapturedLayer, StreamPlan
 from streamsparse.types import ChannelGraph
 
+SINKS = ("activations", "statistics")
+PRODUCTS = {"float64": torch.float64, "float32": torch.float32}
 _DEVICES = "cpu | cuda | cuda:N"
 
 
@@ -28,6 +30,9 @@ class CaptureSettings:
         batch_images: images per forward pass and per committed batch.
         shard, shards: capture shard number `shard` (from 0) of `shards`.
         device: of the model, "cpu" or "cuda" or "cuda:N".
+        sink: "activations" dumps them; "statistics" sums them on the device and dumps nothing.
+        folds: of the statistics sink, see `AccumulateSettings`.
+        products: dtype of the statistics sink's products, "float64" or "float32"; sums are float64.
     """
 
     dtype: str = "float16"
@@ -36,9 +41,13 @@ class CaptureSettings:
     shard: int = 0
     shards: int = 1
     device: str = "cpu"
+    sink: str = "activations"
+    folds: int = 5
+    products: str = "float64"
 
     def __post_init__(self) -> None:
         compressors(self.codec)
+        _check_sink(self.sink, self.folds, self.products)
         if self.dtype not in ("float16", "float32"):
             raise UsageError("Unknown dtype.", expected="float16 | float32", got=self.dtype, where="--dtype")
         _check_device(self.device)
@@ -51,6 +60,17 @@ class CaptureSettings:
                 got=f"{self.shard + 1}/{self.shards}",
                 where="--shard",
             )
+
+
+def _check_sink(sink: str, folds: int, products: str) -> None:
+    if sink not in SINKS:
+        raise UsageError("Unknown sink.", expected=" | ".join(SINKS), got=sink, where="--sink")
+    if folds < 2:
+        raise UsageError("Held-out errors need folds.", expected="≥ 2", got=folds, where="--folds")
+    if products not in PRODUCTS:
+        raise UsageError(
+            "Unknown dtype of products.", expected=" | ".join(PRODUCTS), got=products, where="--products"
+        )
 
 
 def _check_device(device: str) -> None:

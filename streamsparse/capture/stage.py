@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from streamsparse.capture.images import Images, batch_digest, calibration_images
 from streamsparse.capture.manifest import Subject, begin_run, check_weights, describe
-from streamsparse.capture.plan import CaptureSettings, plan_stream
+from streamsparse.capture.plan import PRODUCTS, CaptureSettings, plan_stream
+from streamsparse.capture.summing import sum_stream
 from streamsparse.capture.taps import Taps
 from streamsparse.capture.writing import BackgroundWriter
 from streamsparse.errors import RunMismatchError
@@ -88,13 +89,32 @@ def capture(
             accept(graph)
         plan = plan_stream(model, graph, example, len(sample), settings)
         layers = {layer.geometry.layer: layer.calls for layer in plan.layers}
-        manifest = describe(model, graph, sample, subject or Subject(), list(layers))
+        manifest = describe(model, graph, sample, subject or Subject(), list(layers), settings.sink)
         shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"
         with run.lock(shared=settings.shards > 1 and not overwrite), run.lock(shard):
             if overwrite:
                 run.clear()
             begin_run(run, manifest, model)
+            if settings.sink == "statistics":
+                return _sum(run, plan, model, sample, settings, on_event)
             return capture_stream(run, plan, Taps(layers, model), sample, device=settings.device, on_event=on_event)
+
+
+def _sum(
+    run: Run, plan: StreamPlan, model: nn.Module, sample: Images, settings: CaptureSettings, on_event: OnEvent
+) -> CaptureReport:
+    summed, reused = sum_stream(
+        run,
+        plan,
+        model,
+        sample,
+        folds=settings.folds,
+        product_dtype=PRODUCTS[settings.products],
+        device=settings.device,
+        on_event=on_event,
+    )
+    stored = run.documents.size_bytes(layout.partials_prefix(plan.stream, plan.shard, plan.shards))
+    return CaptureReport(summed, reused, -(-summed // plan.batch_images), stored)
 
 
 def capture_stream(

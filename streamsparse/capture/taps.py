@@ -54,14 +54,19 @@ class Taps:
                         model(images)
         for layer, calls in self._layers.items():
             if (layer, calls - 1, "output") not in values or (layer, calls, "output") in values:
-                raise ModelError(
-                    f"Layer '{layer}' was called another number of times than on the example image.",
-                    expected=calls,
-                    got=sum((layer, call, "output") in values for call in range(calls + 8)),
-                    where=layer,
-                    remedy="models whose control flow depends on the data cannot be captured",
-                )
+                raise wrong_calls(layer, calls, sum((layer, call, "output") in values for call in range(calls + 8)))
         return values
+
+
+def wrong_calls(layer: str, expected: int, got: int) -> ModelError:
+    """The error for a layer that one batch called more or less often than the example image did."""
+    return ModelError(
+        f"Layer '{layer}' was called another number of times than on the example image.",
+        expected=expected,
+        got=got,
+        where=layer,
+        remedy="models whose control flow depends on the data cannot be captured",
+    )
 
 
 def count_calls(model: nn.Module, layers: list[str], example: Tensor) -> dict[str, int]:

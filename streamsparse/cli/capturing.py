@@ -53,6 +53,9 @@ def capture(
     batch_size: o.BatchSize = 250,
     dtype: o.Dtype = "float16",
     codec: o.Codec = "zstd:1",
+    sink: o.Sink = "activations",
+    folds: o.Folds = 5,
+    products: o.Products = "float64",
     shard: Annotated[
         str, typer.Option("--shard", help="I/N: capture part I of N; run one per node into one RUN.")
     ] = "1/1",
@@ -83,7 +86,7 @@ def capture(
     o.use_threads(threads)
     with command(as_json) as bars:
         index, count = o.parse_shard(shard)
-        settings = CaptureSettings(dtype, codec, batch_size, index, count, device)
+        settings = CaptureSettings(dtype, codec, batch_size, index, count, device, sink, folds, products)
         built = o.load_model(model, weights)
         chosen = {"data_root": data_root, "normalize": normalize, "size": size}
         dataset = o.load_data(data, model, split="train", **chosen)
@@ -146,6 +149,7 @@ def prune(
     batch_size: o.BatchSize = 250,
     dtype: o.Dtype = "float16",
     codec: o.Codec = "zstd:1",
+    sink: o.Sink = "activations",
     device: o.Device = "cpu",
     folds: o.Folds = 5,
     executor: o.ExecutorKind = "auto",
@@ -174,7 +178,7 @@ def prune(
 
     o.use_threads(threads)
     with command(as_json) as bars:
-        settings = CaptureSettings(dtype, codec, batch_size, device=device)
+        settings = CaptureSettings(dtype, codec, batch_size, device=device, sink=sink, folds=folds)
         built = o.load_model(model, weights)
         chosen = {"data_root": data_root, "normalize": normalize, "size": size}
         dataset = o.load_data(data, model, split="train", **chosen)

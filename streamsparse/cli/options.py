@@ -51,6 +51,10 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="Of stored activations: float16 (overflow is checked) or float32.")
 ]
 Codec = Annotated[str, typer.Option("--codec", help="zstd:LEVEL, blosc:NAME or none; a checksum is always added.")]
+Sink = Annotated[
+    str,
+    typer.Option("--sink", help="activations, or statistics: sum on the device and dump nothing."),
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads of the numerics; all cores if left out.")

@@ -7,6 +7,9 @@
         plan.json                                     arrays, batches, dtype, codec; written before any array
         LAYER@CALL/input, LAYER@CALL/output           Zarr v3 arrays (images, ...), chunks of whole images
         commits/batch-BBBBBBBB.json                   written last: the batch is whole in every array
+      partials/STREAM/shard-IIII-of-NNNN/
+        a/LAYER/, b/LAYER/                            records: sums of a capture that dumps nothing, in turn
+        progress.json                                 which of the two counts, and how many batches are in it
       statistics/STREAM/LAYER/                        record: sums by fold, float64
       solution/fronts/GROUP/                          record: best support for every count, errors
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
@@ -52,6 +55,10 @@ def name_of(component: str) -> str:
 
 def shard_prefix(stream: str, index: int, count: int) -> str:
     return f"activations/{part(stream)}/shard-{index:04d}-of-{count:04d}"
+
+
+def partials_prefix(stream: str, index: int, count: int) -> str:
+    return f"partials/{part(stream)}/shard-{index:04d}-of-{count:04d}"
 
 
 def array_key(shard: str, layer: str, call: int, side: str) -> str:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from streamsparse.errors import CorruptDataError, StageMissingError
 from streamsparse.kernels.folds import FoldSums
-from streamsparse.kernels.statistics import FIELDS, Sums
+from streamsparse.kernels.statistics import FIELDS
 from streamsparse.store import layout
+from streamsparse.store.partials import fold_sums
 from streamsparse.store.run import Run
 from streamsparse.types import LayerGeometry
 
@@ -39,10 +39,7 @@ class Statistics(Mapping[str, FoldSums]):
             raise CorruptDataError(
                 "A statistics record is incomplete.", expected=FIELDS, got=sorted(record.arrays), where=key
             )
-        return tuple(
-            Sums(**{name: torch.from_numpy(record.arrays[name][fold]) for name in FIELDS})
-            for fold in range(record.description["folds"])
-        )
+        return fold_sums(record.arrays, record.description["folds"])
 
     def __iter__(self) -> Iterator[str]:
         for name in self.run.documents.names(f"statistics/{layout.part(self.stream)}"):

@@ -1,0 +1,120 @@
+"""Sums of a capture that dumps nothing: two slots in turn, so that a kill leaves the last whole one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamsparse.errors import CorruptDataError
+from streamsparse.kernels.folds import FoldSums
+from streamsparse.kernels.statistics import FIELDS, Sums
+from streamsparse.store import layout
+from streamsparse.store.run import Run
+from streamsparse.store.stream import StreamPlan, plan_from_json
+
+_SLOTS = ("a", "b")
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a shard has come.
+
+    Attributes:
+        batches: the first so many batches of the shard are in the sums.
+        first_digest: SHA-256 of the shard's first input batch.
+        sums: by layer.
+    """
+
+    batches: int
+    first_digest: str
+    sums: dict[str, FoldSums]
+
+
+@dataclass(frozen=True)
+class Partials:
+    """The sums of one shard."""
+
+    run: Run
+    plan: StreamPlan
+
+    @property
+    def prefix(self) -> str:
+        """Of the shard's keys."""
+        return layout.partials_prefix(self.plan.stream, self.plan.shard, self.plan.shards)
+
+    def begun_with(self) -> StreamPlan | None:
+        """The plan that the shard was begun with, or None."""
+        found = self._document()
+        return None if found is None else plan_from_json(found["plan"])
+
+    def batches(self) -> int:
+        """Batches in the committed sums; reads no sums."""
+        found = self._document()
+        return 0 if found is None else int(found["batches"])
+
+    def read(self) -> Progress | None:
+        """The last committed sums, or None.
+
+        Raises:
+            CorruptDataError: they are damaged.
+        """
+        found = self._document()
+        if found is None:
+            return None
+        layers = [layer.geometry.layer for layer in self.plan.layers]
+        sums = {layer: self.layer(layer) for layer in layers}
+        return Progress(found["batches"], found["first_digest"], sums)
+
+    def write(self, progress: Progress) -> None:
+        """Commit new sums into the slot that is not in use, then point to it."""
+        found = self._document()
+        slot = _SLOTS[0] if found is None or found["slot"] == _SLOTS[1] else _SLOTS[1]
+        for layer, sums in progress.sums.items():
+            arrays = {name: np.stack([getattr(part, name).cpu().numpy() for part in sums]) for name in FIELDS}
+            self.run.records.write(f"{self.prefix}/{slot}/{layout.part(layer)}", {"folds": len(sums)}, arrays)
+        document = {
+            "slot": slot,
+            "batches": progress.batches,
+            "first_digest": progress.first_digest,
+            "plan": self.plan.to_json(),
+        }
+        self.run.documents.write_json(f"{self.prefix}/progress.json", document)
+
+    def _document(self) -> dict[str, Any] | None:
+        return self.run.documents.read_json(f"{self.prefix}/progress.json")
+
+    def layer(self, layer: str) -> FoldSums:
+        """The committed sums of one layer.
+
+        Raises:
+            CorruptDataError: they are missing or damaged.
+        """
+        key = f"{self.prefix}/{(self._document() or {}).get('slot')}/{layout.part(layer)}"
+        record = self.run.records.read(key)
+        if record is None:
+            raise CorruptDataError(
+                "Committed sums are missing.", expected=f"the sums of layer '{layer}'", got="nothing", where=key,
+                remedy="capture this shard again with --overwrite",
+            )  # fmt: skip
+        return fold_sums(record.arrays, record.description["folds"])
+
+
+def fold_sums(arrays: Mapping[str, np.ndarray], folds: int) -> FoldSums:
+    """Stacked arrays of a record as sums by fold."""
+    return tuple(Sums(**{name: torch.from_numpy(arrays[name][fold]) for name in FIELDS}) for fold in range(folds))
+
+
+def shards_with_partials(run: Run, stream: str) -> list[Partials]:
+    """Every shard of the stream that has committed sums, by number."""
+    found = []
+    for name in run.documents.names(f"partials/{layout.part(stream)}"):
+        if re.fullmatch(r"shard-\d+-of-\d+", name):
+            document = run.documents.read_json(f"partials/{layout.part(stream)}/{name}/progress.json")
+            if document is not None:
+                found.append(Partials(run, plan_from_json(document["plan"])))
+    return sorted(found, key=lambda partials: partials.plan.shard)

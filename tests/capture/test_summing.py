@@ -1,0 +1,131 @@
+"""Capture into statistics: the same sums as by way of the disk, resumable, in shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import streamsparse as ss
+from streamsparse.capture import summing
+from streamsparse.errors import NonFiniteError, RunMismatchError, StageMissingError
+from streamsparse.kernels.statistics import FIELDS
+from streamsparse.store import Run
+from streamsparse.store.partials import shards_with_partials
+from streamsparse.store.statistics import Statistics
+
+SINK = ss.CaptureSettings(sink="statistics", folds=3, batch_images=7)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False), nn.ReLU(inplace=True),
+        nn.Flatten(), nn.Linear(8 * 4 * 4, 10), nn.ReLU(inplace=True), nn.Linear(10, 4),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(40, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+
+
+def assert_equal_statistics(first: Run, second: Run, tolerance: float) -> None:
+    ours, theirs = Statistics(first), Statistics(second)
+    assert set(ours) == set(theirs) != set()
+    for layer in ours:
+        for one, other in zip(ours[layer], theirs[layer], strict=True):
+            for name in FIELDS:
+                found, wanted = getattr(one, name), getattr(other, name)
+                assert (found - wanted).norm() <= tolerance * wanted.norm(), (layer, name)
+
+
+def test_equals_the_dumped_route(tmp_path: Path, model: nn.Module, images: Tensor) -> None:
+    summed, dumped = Run.at(tmp_path / "summed"), Run.at(tmp_path / "dumped")
+    ss.capture(model, images, summed, settings=SINK)
+    ss.capture(model, images, dumped, settings=ss.CaptureSettings(dtype="float32"))
+    assert not (tmp_path / "summed" / "activations").exists()
+    ss.accumulate(summed)
+    ss.accumulate(dumped, settings=ss.AccumulateSettings(folds=3))
+    assert_equal_statistics(summed, dumped, 1e-12)
+
+
+def test_prune_by_this_route(model: nn.Module, images: Tensor) -> None:
+    result = ss.prune(model, images, budget="params=0.5", capture_settings=SINK, stages=1)
+    assert result.report.plan.costs.parameters <= 0.5 * sum(p.numel() for p in model.parameters())
+    assert result.model(images[:2]).shape == (2, 4)
+
+
+def test_shards_add_up(tmp_path: Path, model: nn.Module, images: Tensor) -> None:
+    whole, parts = Run.at(tmp_path / "whole"), Run.at(tmp_path / "parts")
+    ss.capture(model, images, whole, settings=SINK)
+    ss.accumulate(whole)
+    for shard in range(3):
+        settings = ss.CaptureSettings(sink="statistics", folds=3, batch_images=7, shard=shard, shards=3)
+        if shard == 2:
+            with pytest.raises(StageMissingError, match="not finished"):
+                ss.accumulate(parts)
+        ss.capture(model, images, parts, settings=settings)
+    ss.accumulate(parts)
+    assert_equal_statistics(parts, whole, 1e-6)  # batches of other sizes round differently in the float32 forward
+
+
+class FailingImages(TensorDataset):
+    """Fails at one item, as a node does that loses its disk."""
+
+    def __init__(self, images: Tensor, fails_at: int) -> None:
+        super().__init__(images)
+        self.left = fails_at
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the disk is gone")
+        return super().__getitem__(index)
+
+
+@pytest.fixture
+def committing_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit after every batch, not once a minute."""
+    monkeypatch.setattr(summing, "COMMIT_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("committing_always")
+def test_resumes_where_it_was_interrupted(tmp_path: Path, model: nn.Module, images: Tensor) -> None:
+    broken, undisturbed = Run.at(tmp_path / "broken"), Run.at(tmp_path / "undisturbed")
+    with pytest.raises(OSError, match="the disk is gone"):
+        ss.capture(model, FailingImages(images, 25), broken, settings=SINK)
+    (partials,) = shards_with_partials(broken, "original")
+    assert 0 < partials.batches() < partials.plan.batches
+    report = ss.capture(model, TensorDataset(images), broken, settings=SINK)
+    assert report.reused_images == 7 * partials.plan.batches - 7 * -(-report.images // 7)
+    assert report.reused_images > 0
+    ss.capture(model, TensorDataset(images), undisturbed, settings=SINK)
+    ss.accumulate(broken)
+    ss.accumulate(undisturbed)
+    assert_equal_statistics(broken, undisturbed, 0.0)
+    assert ss.capture(model, TensorDataset(images), broken, settings=SINK).images == 0
+
+
+def test_other_settings_do_not_join(tmp_path: Path, model: nn.Module, images: Tensor) -> None:
+    run = Run.at(tmp_path / "run")
+    ss.capture(model, images, run, settings=SINK)
+    for settings in (
+        ss.CaptureSettings(sink="statistics", folds=4, batch_images=7),
+        ss.CaptureSettings(sink="statistics", folds=3, batch_images=8),
+        ss.CaptureSettings(batch_images=7),
+    ):
+        with pytest.raises(RunMismatchError):
+            ss.capture(model, images, run, settings=settings)
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path, model: nn.Module, images: Tensor) -> None:
+    images[11] = float("nan")
+    with pytest.raises(NonFiniteError, match="layer '3'"):
+        ss.capture(model, images, tmp_path / "run", settings=SINK)
+    assert not shards_with_partials(Run.at(tmp_path / "run"), "original")
