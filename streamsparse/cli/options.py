@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -151,10 +150,12 @@ def load_model(model: str, weights: str) -> nn.Module:
 
 
 def use_threads(threads: int | None) -> None:
-    """Limit torch's and BLAS's threads; an environment variable that is set already wins for BLAS."""
+    """Limit torch's and BLAS's threads for the rest of the process."""
     if threads is None:
         return
+    import numpy  # noqa: F401  its BLAS must be loaded to be limited
     import torch
+    from threadpoolctl import threadpool_limits
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    threadpool_limits(threads)
     torch.set_num_threads(threads)
