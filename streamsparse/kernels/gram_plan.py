@@ -54,12 +54,12 @@ def gram_plan(geometry: LayerGeometry) -> GramPlan:
     inputs = geometry.in_channels * rows.size * columns.size
     outputs = geometry.out_channels * rows.outputs * columns.outputs
     unfolded = geometry.groups * geometry.columns * rows.outputs * columns.outputs
-    held = 2 * inputs + 3 * outputs
+    held = 2 * inputs + 3 * outputs  # converted, as rows, and a window of the responses
     innermost = columns.size < WIDE and geometry.kind != "linear" and not _pointwise(geometry)
     if geometry.taps == 1 or shift_cost(geometry, terms) <= patch_cost(geometry):
-        return GramPlan("shifts", rows, columns, terms, innermost, held + 2 * inputs)
+        return GramPlan("shifts", rows, columns, terms, innermost, held + 3 * inputs)  # two windows, one repacked
     single = shift_terms(_plain(rows.outputs), _plain(columns.outputs))
-    return GramPlan("patches", rows, columns, single, innermost, held + unfolded)
+    return GramPlan("patches", rows, columns, single, innermost, held + 2 * unfolded)  # patches, repacked
 
 
 def axes(geometry: LayerGeometry) -> tuple[Axis, Axis]:

@@ -22,7 +22,7 @@ from streamsparse.errors import NonFiniteError, StatisticsError
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
 from streamsparse.kernels.products import add_grouped_product
 from streamsparse.kernels.shift_sums import ShiftSums, shift_field_shapes
-from streamsparse.kernels.shift_terms import as_slice
+from streamsparse.kernels.shift_terms import Term, as_slice
 from streamsparse.types import LayerGeometry
 
 BLOCK_BYTES = 128 * 2**20
@@ -114,12 +114,16 @@ def _window(rows: Tensor, height: slice, width: slice, groups: int, plan: GramPl
 
 
 def _add_products(sums: ShiftSums, rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> None:
-    for number, term in enumerate(plan.terms.terms):
-        first = _window(rows, term.rows.first, term.columns.first, geometry.groups, plan)
-        second = first
-        if not term.unshifted:
-            second = _window(rows, term.rows.second, term.columns.second, geometry.groups, plan)
-        add_grouped_product(sums.products[number], first, second)
+    for total, term in zip(sums.products, plan.terms.terms, strict=True):
+        _add_term(total, term, rows, geometry.groups, plan)
+
+
+def _add_term(total: Tensor, term: Term, rows: Tensor, groups: int, plan: GramPlan) -> None:
+    """A function of its own, so that its windows are freed before the next term's are made."""
+    first = second = _window(rows, term.rows.first, term.columns.first, groups, plan)
+    if not term.unshifted:
+        second = _window(rows, term.rows.second, term.columns.second, groups, plan)
+    add_grouped_product(total, first, second)
 
 
 def _add_cross(
@@ -136,8 +140,11 @@ def _add_cross(
             continue  # the tap sees only padding
         seen = as_slice(plan.rows.inputs_seen(y, height)), as_slice(plan.columns.inputs_seen(x, width_run))
         if targets is not None:
-            partner = _window(targets, as_slice(height), as_slice(width_run), groups, plan)
-            add_grouped_product(cross[:, :, tap], _window(rows, *seen, groups, plan), partner)
+            add_grouped_product(
+                cross[:, :, tap],
+                _window(rows, *seen, groups, plan),
+                _window(targets, as_slice(height), as_slice(width_run), groups, plan),
+            )
         sum_x[:, :, tap] += totals[:, seen[0], seen[1]].sum((1, 2)).view(groups, width)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,3 +221,42 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         assert caught.value.got is not None
     with pytest.raises(StatisticsError):
         shift_sums.merge_shifts(sums, shift_sums.empty_shifts(replace(geometry, out_channels=6)))
+
+
+MEMORY_SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from streamsparse.kernels.shift_sums import empty_shifts
+from streamsparse.kernels.shifts import update_shifts
+from tests.kernels.test_shifts import convolution
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+torch.set_num_threads(1)
+channels, size, stride, images, block = map(int, sys.argv[1:])
+ones = (1, 1)
+geometry = convolution((channels, channels), (size, size), (3, 3), (stride, stride), (ones, ones), ones)
+inputs, outputs = (torch.ones(images, *shape) for shape in (geometry.input_shape, geometry.output_shape))
+update_shifts(empty_shifts(geometry), inputs[:1], outputs[:1], geometry)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+sums = empty_shifts(geometry)
+update_shifts(sums, inputs, outputs, geometry, block_bytes=block)
+state = sum(values.numel() * 8 for values in sums.tensors().values())
+print(status("VmHWM") - before, state)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is reset through Linux's /proc")
+@pytest.mark.parametrize(("channels", "size", "stride", "images"), [(64, 32, 1, 160), (128, 28, 2, 48)])
+def test_peak_memory_is_the_state_and_one_block(channels: int, size: int, stride: int, images: int) -> None:
+    block = 16 * 2**20
+    command = [sys.executable, "-c", MEMORY_SCRIPT, *map(str, (channels, size, stride, images, block))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    extra, state = map(int, done.stdout.split())
+    allocator = 4 * 2**20  # pages that the C library keeps, code touched for the first time
+    assert extra <= state + block + allocator
+    assert images * channels * size * size * 4 > block  # the batch itself is larger than a block
