@@ -12,12 +12,13 @@ from torch import nn
 from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, Subject, capture
 from streamsparse.events import OnEvent, ignore
-from streamsparse.intake.captured import original_model
+from streamsparse.intake.captured import original_model, read_captured
 from streamsparse.network.observation import whole_groups
+from streamsparse.report import layer_reports
 from streamsparse.sequential import refit
 from streamsparse.solve import SolveSettings, check_request, solve
 from streamsparse.store import Run
-from streamsparse.types import ChannelGraph, Solution
+from streamsparse.types import ChannelGraph, LayerReport, Solution
 from streamsparse.write.checkpoint import decode_checkpoint
 from streamsparse.write.directory import save
 from streamsparse.write.stage import Written, write
@@ -29,13 +30,15 @@ class Result:
 
     Attributes:
         model: the pruned network, in evaluation mode, ready to fine-tune.
-        report: the plan (channels kept per group, costs before and after) and each layer's errors.
+        report: per layer: channels kept, held-out error, parameters, MACs.
+        solution: the plan (channels kept per group, costs before and after) and the errors behind it.
         checkpoint: what was written.
         files: the checkpoint's files by name.
     """
 
     model: nn.Module
-    report: Solution
+    report: tuple[LayerReport, ...]
+    solution: Solution
     checkpoint: Written
     files: dict[str, bytes]
 
@@ -104,7 +107,9 @@ def prune(
     written = write(run, model=original, name=name, on_event=on_event)
     files = run.read_checkpoint(name)
     pruned = decode_checkpoint(files, original_model(run, copy.deepcopy(model).cpu()))
-    return Result(pruned.eval(), solution, written, files)
+    captured = read_captured(run)
+    report = layer_reports(captured.graph, captured.costs, solution)
+    return Result(pruned.eval(), report, solution, written, files)
 
 
 def _check_request(budget: str | None, channels: Mapping[str, int] | None, graph: ChannelGraph) -> None:

@@ -271,3 +271,24 @@ class Solution:
     plan: PrunePlan
     layers: tuple[LayerError, ...]
     mode: str
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One convolution or linear layer, before and after.
+
+    Attributes:
+        layer: module path.
+        inputs, outputs: channels (features) of the original; inputs_kept, outputs_kept: those that stay.
+        held_out_error: predicted relative error of its re-estimated output; None where nothing was re-estimated.
+        costs, original_costs: of the layer's own tensors.
+    """
+
+    layer: str
+    inputs: int
+    inputs_kept: int
+    outputs: int
+    outputs_kept: int
+    held_out_error: float | None
+    costs: Costs
+    original_costs: Costs

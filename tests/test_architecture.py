@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("kernels",),
     ("network", "store"),
     ("intake",),
-    ("capture", "accumulate", "solve", "write", "evaluate"),
+    ("capture", "accumulate", "solve", "write", "evaluate", "report"),
     ("sequential", "evaluation", "inspection"),
     ("run",),
     ("cli",),

@@ -67,7 +67,7 @@ def test_no_activations_of_the_refit_stay(finished: tuple[Path, Result]) -> None
 
 
 def test_the_budget_is_met_and_the_numbers_are_the_models(finished: tuple[Path, Result]) -> None:
-    plan, model = finished[1].report.plan, finished[1].model
+    plan, model = finished[1].solution.plan, finished[1].model
     assert sum(parameter.numel() for parameter in model.parameters()) == plan.costs.parameters
     assert plan.costs.parameters <= 0.5 * plan.original_costs.parameters
     original = sum(parameter.numel() for parameter in build(SmallNet).parameters())
@@ -125,15 +125,15 @@ def test_an_older_checkpoint_is_not_measured_against_a_newer_solution(tmp_path: 
     data = TensorDataset(random_images(20, seed=7))
     assert evaluate(tmp_path, data, model=build(SmallNet)).layer_errors != {}
     refit(tmp_path, random_images(IMAGES), model=build(SmallNet), settings=SETTINGS)
-    assert read_solution(Run.at(tmp_path)).plan == result.report.plan
+    assert read_solution(Run.at(tmp_path)).plan == result.solution.plan
     assert evaluate(tmp_path, data, model=build(SmallNet)).layer_errors == {}
 
 
 def test_a_refit_of_one_stage_is_the_independent_one(tmp_path: Path) -> None:
     result = pruned(tmp_path, stages=1, budget="params=0.3")
-    assert result.report.mode == "independent"
+    assert result.solution.mode == "independent"
     run = Run.at(tmp_path)
-    independent = read_weights(run, result.report)
+    independent = read_weights(run, result.solution)
     solution = refit(run, random_images(IMAGES), model=build(SmallNet), stages=1, settings=SETTINGS)
     weights = read_weights(run, solution)
     for layer, (weight, bias) in independent.items():
@@ -149,7 +149,7 @@ def test_refitting_in_order_beats_refitting_independently(tmp_path: Path) -> Non
     with torch.no_grad():
         wanted = build(SmallNet)(images)
         errors = [float((result.model(images) - wanted).square().sum()) for result in results]
-    assert results[0].report.plan == results[1].report.plan
+    assert results[0].solution.plan == results[1].solution.plan
     assert errors[1] < errors[0]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
+
+if TYPE_CHECKING:
+    from streamsparse.run import Result
 
 
 def demo(
@@ -203,10 +206,16 @@ def prune(
             subject=Subject(model, data, chosen),
             on_event=bars,
         )
-    if as_json:
-        print_json({"run": run, "report": result.report, "checkpoint": result.checkpoint, "seconds": bars.seconds})
-    else:
-        from streamsparse.cli.solving import show_solution
+    _show_result(run, result, bars.seconds, as_json)
 
-        show_solution(result.report)
-        say(f"Written to {result.checkpoint.location}. Next: streamsparse evaluate {run} --data ...")
+
+def _show_result(run: str, result: Result, seconds: dict[str, float], as_json: bool) -> None:
+    if as_json:
+        found = {"report": result.report, "solution": result.solution, "checkpoint": result.checkpoint}
+        print_json({"run": run, **found, "seconds": seconds})
+        return
+    from streamsparse.cli.solving import show_layers, show_solution
+
+    show_solution(result.solution)
+    show_layers(result.report)
+    say(f"Written to {result.checkpoint.location}. Next: streamsparse evaluate {run} --data ...")

@@ -10,7 +10,7 @@ from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
 
 if TYPE_CHECKING:
-    from streamsparse.types import Solution
+    from streamsparse.types import LayerReport, Solution
 
 
 def accumulate(
@@ -225,3 +225,23 @@ def show_solution(solution: Solution) -> None:
     ]
     columns = {"layer": "left", "training error": "right", "held-out error": "right", "ridge": "right"}
     print_table(f"Re-estimated weights ({solution.mode})", columns, layers)
+
+
+def show_layers(report: tuple[LayerReport, ...]) -> None:
+    """Every layer before and after."""
+    rows = [
+        (
+            layer.layer,
+            f"{layer.inputs_kept} of {layer.inputs}",
+            f"{layer.outputs_kept} of {layer.outputs}",
+            f"{layer.costs.parameters:,}",
+            f"{layer.costs.macs:,}",
+            "" if layer.held_out_error is None else f"{layer.held_out_error:.4f}",
+        )
+        for layer in report
+    ]
+    columns = {
+        "layer": "left", "inputs": "right", "outputs": "right", "parameters": "right", "MACs": "right",
+        "held-out error": "right",
+    }  # fmt: skip
+    print_table("Layers", columns, rows)

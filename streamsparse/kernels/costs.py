@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Counts = Mapping[str, int]
 
+_QUANTITIES = ("parameters", "macs", "bytes")
+
 
 def tensor_sizes(
     class_counts: Float64[np.ndarray, "*architectures classes"],
@@ -113,6 +115,12 @@ class CostModel:
 
     def costs_of_keep(self, keep: Mapping[str, Sequence[int]]) -> Costs:
         """Exact costs for the positions kept per group; groups absent from `keep` are whole."""
+        by_module = self.costs_by_module(keep).values()
+        parameters, macs, size_bytes = (sum(getattr(part, name) for part in by_module) for name in _QUANTITIES)
+        return Costs(parameters, macs + self.constant_macs, size_bytes)
+
+    def costs_by_module(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Costs]:
+        """`costs_of_keep` for every module that owns a tensor, by path; without the constant MACs."""
         self._known(keep)
         class_counts = np.zeros(self.entries.shape[2])
         for name, size, classes in zip(self.groups, self.sizes, self.classes, strict=True):
@@ -122,8 +130,12 @@ class CostModel:
             np.add.at(class_counts, [classes[position] for position in positions], 1)
         sizes = tensor_sizes(class_counts, self.untouched, self.entries)
         weights = (self.parameters_per_element, self.macs_per_element, self.bytes_per_element)
-        parameters, macs, size_bytes = (round(float(sizes @ weight)) for weight in weights)
-        return Costs(parameters, macs + self.constant_macs, size_bytes)
+        table = np.stack([sizes * weight for weight in weights], axis=1)  # (tensors, quantities)
+        totals: dict[str, Floats] = {}
+        for tensor, row in zip(self.tensors, table, strict=True):
+            path = tensor.rpartition(".")[0]
+            totals[path] = totals.get(path, np.zeros(len(weights))) + row
+        return {path: Costs(*(round(float(value)) for value in row)) for path, row in totals.items()}
 
     def _total(self, counts: Counts | NDArray[Any], weight: Floats, constant: int = 0) -> Integers:
         table = np.asarray(self._row(counts) if isinstance(counts, Mapping) else counts, dtype=np.float64)

@@ -57,7 +57,7 @@ def test_equals_the_dumped_route(tmp_path: Path, model: nn.Module, images: Tenso
 
 def test_prune_by_this_route(model: nn.Module, images: Tensor) -> None:
     result = ss.prune(model, images, budget="params=0.5", capture_settings=SINK, stages=1)
-    assert result.report.plan.costs.parameters <= 0.5 * sum(p.numel() for p in model.parameters())
+    assert result.solution.plan.costs.parameters <= 0.5 * sum(p.numel() for p in model.parameters())
     assert result.model(images[:2]).shape == (2, 4)
 
 
