@@ -25,7 +25,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -172,7 +172,7 @@ def write(results: Results) -> None:
     (RESULTS / "oracles.md").write_text("\n".join(_page(about, results)) + "\n")
 
 
-def _page(about: dict[str, object], results: Results) -> Iterator[str]:
+def _page(about: Mapping[str, object], results: Results) -> Iterator[str]:
     yield from ["# Channel groups: Torch-Pruning and torch-kirigami", ""]
     yield from [f"{key}: {value}  " for key, value in about.items()]
     yield from [
