@@ -56,6 +56,14 @@ def update_shifts(
         StatisticsError: shapes that do not fit the layer.
     """
     _check(inputs, outputs, geometry)
+    if product_dtype not in (torch.float32, torch.float64):
+        raise StatisticsError(
+            "Products of this precision are not offered.",
+            expected="torch.float32 or torch.float64",
+            got=product_dtype,
+            where=geometry.layer,
+            remedy="use float32; on CUDA, torch.backends.cuda.matmul decides whether its products use TF32",
+        )
     plan = gram_plan(geometry)
     step = _images_per_block(geometry, plan, product_dtype, block_bytes)
     for first in range(0, inputs.shape[0], step):

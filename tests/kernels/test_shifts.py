@@ -223,6 +223,15 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         shift_sums.merge_shifts(sums, shift_sums.empty_shifts(replace(geometry, out_channels=6)))
 
 
+def test_half_precision_products_are_refused() -> None:
+    geometry = linear(6, 2)
+    inputs, outputs = activations(geometry, 3)
+    with pytest.raises(StatisticsError, match="precision"):
+        shifts.update_shifts(
+            shift_sums.empty_shifts(geometry), inputs, outputs, geometry, product_dtype=torch.bfloat16
+        )
+
+
 MEMORY_SCRIPT = """
 import sys
 from pathlib import Path
