@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, capture
 from streamsparse.kernels.folds import FoldSums
+from streamsparse.kernels.statistics import empty, update
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import LayerGeometry
@@ -209,3 +210,11 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "emptied": lambda file: file.write_bytes(b""),
     "missing": Path.unlink,
 }
+
+
+def reference_folds(geometry: LayerGeometry, inputs: Tensor, outputs: Tensor, folds: int) -> FoldSums:
+    """Sums by fold from float64 patches: the reference that the kernels without patches must meet."""
+    sums = tuple(empty(geometry) for _ in range(folds))
+    for fold, part in enumerate(sums):
+        update(part, inputs[fold::folds], outputs[fold::folds], geometry)
+    return sums

@@ -13,7 +13,9 @@ from itertools import pairwise
 from math import prod
 
 from streamsparse.errors import MemoryLimitError, UsageError
-from streamsparse.kernels.statistics import BLOCK_BYTES, sums_bytes
+from streamsparse.kernels.shift_sums import shift_bytes
+from streamsparse.kernels.shifts import BLOCK_BYTES
+from streamsparse.kernels.statistics import sums_bytes
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.batches import Batch
 from streamsparse.store.stream import SIDES, CapturedLayer
@@ -135,7 +137,8 @@ def _plan_layer(
     )
     largest_batch = max(batch.images for batch in batches) * values * 8
     held = 2 + (count - 1).bit_length()  # one per level of the merge tree, the running sums, the merged
-    task_bytes = held * settings.folds * sums_bytes(layer.geometry) + 2 * BLOCK_BYTES + 2 * largest_batch
+    task_bytes = settings.folds * (held * sums_bytes(layer.geometry) + shift_bytes(layer.geometry))
+    task_bytes += 2 * BLOCK_BYTES + 2 * largest_batch
     _check_limit(task_bytes, settings.memory_limit_bytes, layer)
     return LayerPlan(layer, tasks, _source(batches, settings), read_bytes, task_bytes)
 

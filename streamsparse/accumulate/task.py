@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from streamsparse.accumulate.plan import Task
-from streamsparse.kernels.folds import FoldSums, empty_folds, update_folds
+from streamsparse.kernels.folds import FoldSums, empty_folds, finish_folds, update_folds
 from streamsparse.store import Run
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -32,4 +32,4 @@ def sum_from(run: Run, task: Task) -> FoldSums:
             inputs = torch.from_numpy(reader.read(batch, geometry.layer, call, "input"))
             outputs = torch.from_numpy(reader.read(batch, geometry.layer, call, "output"))
             update_folds(sums, inputs, outputs, geometry, batch.first_image, product_dtype)
-    return sums
+    return finish_folds(sums, geometry)

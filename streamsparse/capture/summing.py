@@ -18,7 +18,7 @@ from streamsparse.capture.images import Images, batch_digest
 from streamsparse.capture.taps import wrong_calls
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
-from streamsparse.kernels.folds import FoldSums, empty_folds, update_folds
+from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds, finish_folds, merge_folds, update_folds
 from streamsparse.kernels.statistics import Sums
 from streamsparse.store import Run
 from streamsparse.store.partials import Partials, Progress
@@ -55,13 +55,14 @@ def sum_stream(
         RunMismatchError: the shard was begun with other images or settings.
     """
     partials = Partials(run, plan)
-    done, sums, digest = _resumed(partials, images, folds, device)
+    done, before, digest = _resumed(partials, images, folds)
     reused = min(done * plan.batch_images, plan.images)
     if reused:
         on_event(Reused("capture", f"the sums of {reused:,} of {plan.images:,} images"))
     spans = [_positions(plan, batch) for batch in range(done, plan.batches)]
     geometries = {layer.geometry.layer: layer.geometry for layer in plan.layers}
     calls = {layer.geometry.layer: layer.calls for layer in plan.layers}
+    sums = {layer: empty_folds(geometry, folds, device) for layer, geometry in geometries.items()}
     committed_at = monotonic()
     with reporting("capture", plan.images - reused, "images", on_event) as advance, torch.inference_mode():
         for span, batch in zip(spans, images.batches(spans), strict=True):
@@ -71,10 +72,10 @@ def sum_stream(
             done += 1
             advance(len(span))
             if monotonic() - committed_at > COMMIT_SECONDS and done < plan.batches:
-                partials.write(Progress(done, digest, sums))
+                partials.write(Progress(done, digest, _finished(before, sums, geometries)))
                 committed_at = monotonic()
         if spans:
-            partials.write(Progress(done, digest, sums))
+            partials.write(Progress(done, digest, _finished(before, sums, geometries)))
     return plan.images - reused, reused
 
 
@@ -83,10 +84,23 @@ def _positions(plan: StreamPlan, batch: int) -> range:
     return range(plan.first_image + span.start, plan.first_image + span.stop)
 
 
-def _resumed(partials: Partials, images: Images, folds: int, device: str) -> tuple[int, dict[str, FoldSums], str]:
+def _finished(
+    before: Mapping[str, FoldSums], sums: Mapping[str, FoldShifts], geometries: Mapping[str, LayerGeometry]
+) -> dict[str, FoldSums]:
+    """What an earlier call committed and what this one has summed, on the CPU."""
+    finished = {layer: finish_folds(parts, geometries[layer]) for layer, parts in sums.items()}
+    on_cpu = {
+        layer: tuple(Sums(**{name: tensor.cpu() for name, tensor in part.tensors().items()}) for part in parts)
+        for layer, parts in finished.items()
+    }
+    return {layer: merge_folds(before[layer], parts) for layer, parts in on_cpu.items()} if before else on_cpu
+
+
+def _resumed(partials: Partials, images: Images, folds: int) -> tuple[int, dict[str, FoldSums], str]:
+    """Batches that an earlier call committed, their sums (none: empty), and the digest of the first batch."""
     plan, begun = partials.plan, partials.begun_with()
     if begun is None:
-        return 0, {layer.geometry.layer: empty_folds(layer.geometry, folds, device) for layer in plan.layers}, ""
+        return 0, {}, ""
     progress = partials.read()
     assert progress is not None  # there is a plan
     first = batch_digest(next(images.batches([_positions(plan, 0)])))
@@ -99,11 +113,7 @@ def _resumed(partials: Partials, images: Images, folds: int, device: str) -> tup
             where=partials.prefix,
             remedy="repeat the first settings to resume, pass --overwrite to start anew, or choose another RUN",
         )
-    on_device = {
-        layer: tuple(Sums(**{name: tensor.to(device) for name, tensor in part.tensors().items()}) for part in parts)
-        for layer, parts in progress.sums.items()
-    }
-    return progress.batches, on_device, progress.first_digest
+    return progress.batches, progress.sums, progress.first_digest
 
 
 @contextmanager
@@ -111,7 +121,7 @@ def _summing(
     model: nn.Module,
     geometries: Mapping[str, LayerGeometry],
     calls: Mapping[str, int],
-    sums: Mapping[str, FoldSums],
+    sums: Mapping[str, FoldShifts],
     first_image: int,
     product_dtype: torch.dtype,
 ) -> Iterator[None]:

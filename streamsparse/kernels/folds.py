@@ -12,31 +12,42 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from streamsparse.kernels.statistics import Moments, Sums, empty, merge, moments, update
+from streamsparse.kernels.shift_sums import ShiftSums, empty_shifts, finish
+from streamsparse.kernels.shifts import update_shifts
+from streamsparse.kernels.statistics import Moments, Sums, merge, moments
 from streamsparse.types import LayerGeometry
 
 FoldSums = tuple[Sums, ...]
+"""Finished sums, one per fold."""
+
+FoldShifts = tuple[ShiftSums, ...]
+"""Accumulators that are still growing, one per fold."""
 
 
-def empty_folds(geometry: LayerGeometry, folds: int, device: torch.device | str = "cpu") -> FoldSums:
-    """`folds` empty sums."""
-    return tuple(empty(geometry, device) for _ in range(folds))
+def empty_folds(geometry: LayerGeometry, folds: int, device: torch.device | str = "cpu") -> FoldShifts:
+    """`folds` empty accumulators."""
+    return tuple(empty_shifts(geometry, device) for _ in range(folds))
 
 
 def update_folds(
-    sums: FoldSums,
+    sums: FoldShifts,
     inputs: Tensor,
     outputs: Tensor,
     geometry: LayerGeometry,
     first_image: int,
     product_dtype: torch.dtype = torch.float64,
 ) -> None:
-    """Add consecutive images, the first of them number `first_image` of the run, in place."""
+    """Add consecutive images, the first of them number `first_image` of the run, in place; see `update_shifts`."""
     folds = len(sums)
     for fold, part in enumerate(sums):
         chosen = slice((fold - first_image) % folds, None, folds)
         if inputs[chosen].shape[0]:
-            update(part, inputs[chosen], outputs[chosen], geometry, product_dtype=product_dtype)
+            update_shifts(part, inputs[chosen], outputs[chosen], geometry, product_dtype=product_dtype)
+
+
+def finish_folds(sums: FoldShifts, geometry: LayerGeometry) -> FoldSums:
+    """Gram, cross and moments of every fold."""
+    return tuple(finish(part, geometry) for part in sums)
 
 
 def merge_folds(first: FoldSums, second: FoldSums) -> FoldSums:

@@ -8,6 +8,7 @@ are raw and additive: chunks, folds, shards and sites merge by addition in any o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from jaxtyping import Float, Float64
@@ -56,6 +57,11 @@ def shift_field_shapes(geometry: LayerGeometry) -> dict[str, tuple[int, ...]]:
     shapes = field_shapes(geometry)
     del shapes["gram"]
     return {"products": (len(plan.terms.terms), geometry.groups, width, width), **shapes}
+
+
+def shift_bytes(geometry: LayerGeometry) -> int:
+    """Bytes that one `ShiftSums` of the layer occupies."""
+    return sum(8 * prod(shape) for shape in shift_field_shapes(geometry).values())
 
 
 def empty_shifts(geometry: LayerGeometry, device: torch.device | str = "cpu") -> ShiftSums:

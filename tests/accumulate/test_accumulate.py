@@ -20,7 +20,6 @@ from streamsparse.errors import (
     UsageError,
 )
 from streamsparse.events import Event, Reused
-from streamsparse.kernels.folds import empty_folds, update_folds
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
 from tests.small import (
@@ -30,6 +29,7 @@ from tests.small import (
     files_below,
     largest_difference,
     random_images,
+    reference_folds,
     statistics_arrays,
     summed_run,
     sums_arrays,
@@ -48,8 +48,7 @@ def test_the_statistics_are_those_of_the_stored_activations(tmp_path: Path) -> N
             )
             for side in ("input", "output")
         }
-        expected = empty_folds(layer.geometry, 4)
-        update_folds(expected, sides["input"], sides["output"], layer.geometry, 0)
+        expected = reference_folds(layer.geometry, sides["input"], sides["output"], 4)
         assert largest_difference(sums_arrays(Statistics(run)[name]), sums_arrays(expected)) <= 1e-12
 
 

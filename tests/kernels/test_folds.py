@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from streamsparse.kernels.folds import empty_folds, merge_folds, split_moments, total, update_folds
+from streamsparse.kernels.folds import empty_folds, finish_folds, merge_folds, split_moments, total, update_folds
 from streamsparse.kernels.statistics import empty, update
-from tests.small import geometry_of, largest_difference, sums_arrays
+from tests.small import geometry_of, largest_difference, reference_folds, sums_arrays
 
 TOLERANCE = 1e-12
 
@@ -28,16 +28,12 @@ def test_any_chunking_puts_every_image_into_its_fold(folds: int, images: int, cu
     for first, last in itertools.pairwise(edges):
         sums = empty_folds(geometry, folds)
         update_folds(sums, inputs[first:last], outputs[first:last], geometry, first)
-        parts.append(sums)
+        parts.append(finish_folds(sums, geometry))
     found = parts[0]
     for part in parts[1:]:
         found = merge_folds(found, part)
-    expected = []
-    for fold in range(folds):
-        own = empty(geometry)
-        update(own, inputs[fold::folds], outputs[fold::folds], geometry)
-        expected.append(own)
-    assert largest_difference(sums_arrays(found), sums_arrays(tuple(expected))) <= TOLERANCE
+    expected = reference_folds(geometry, inputs, outputs, folds)
+    assert largest_difference(sums_arrays(found), sums_arrays(expected)) <= TOLERANCE
     whole = empty(geometry)
     update(whole, inputs, outputs, geometry)
     assert largest_difference(sums_arrays((total(found),)), sums_arrays((whole,))) <= TOLERANCE
@@ -49,7 +45,7 @@ def test_held_out_moments_are_about_the_training_means() -> None:
     geometry = geometry_of(nn.Linear(3, 2).double(), inputs)
     sums = empty_folds(geometry, 4)
     update_folds(sums, inputs, outputs, geometry, 0)
-    training, held_out = split_moments(sums, 1)
+    training, held_out = split_moments(finish_folds(sums, geometry), 1)
     chosen = np.arange(20) % 4 == 1
     x, y = inputs.numpy(), outputs.numpy()
     mean_x, mean_y = x[~chosen].mean(0), y[~chosen].mean(0)

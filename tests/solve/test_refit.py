@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streamsparse.kernels.folds import FoldSums, empty_folds, update_folds
+from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.patches import patches, responses
 from streamsparse.network import find_groups
 from streamsparse.solve import kept_inputs, refit_layer
 from streamsparse.types import LayerGeometry
-from tests.small import ConcatNet, SmallNet, build, geometry_of
+from tests.small import ConcatNet, SmallNet, build, geometry_of, reference_folds
 
 FOLDS = 4
 KEPT = {"conv": [0, 2, 3], "linear": [1, 2, 5], "grouped": [0, 3, 5], "tokens": [0, 4], "conv1d": [1, 3]}
@@ -37,9 +37,7 @@ def statistics(layer: nn.Module, inputs: Tensor) -> tuple[LayerGeometry, Tensor,
     with torch.no_grad():
         outputs = layer(inputs)
         outputs = outputs + 0.3 * torch.randn_like(outputs) + 0.2 * outputs.square()
-    sums = empty_folds(geometry, FOLDS)
-    update_folds(sums, inputs, outputs, geometry, 0)
-    return geometry, outputs, sums
+    return geometry, outputs, reference_folds(geometry, inputs, outputs, FOLDS)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, bias: bool) -> tuple[np.ndarray, np.ndarray]:
