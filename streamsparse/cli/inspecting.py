@@ -1,4 +1,4 @@
-"""The command that looks at a run: inspect."""
+"""The command that looks at a run, or at a model before there is one: inspect."""
 
 from __future__ import annotations
 
@@ -7,14 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamsparse.cli import options as o
-from streamsparse.cli.console import command, print_json, print_table, size_text
+from streamsparse.cli.console import command, print_json, print_table, say, size_text
+from streamsparse.cli.groups import groups_json, show_groups
+from streamsparse.errors import UsageError
 
 if TYPE_CHECKING:
     from streamsparse.types import ChannelGraph
 
+_EXAMPLE = "streamsparse inspect --model torchvision:resnet50 --groups"
+
+_Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Directory of the run (or file:// URL).")]
+_Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Instead of RUN: torchvision:NAME, timm:NAME or MODULE:CALLABLE; no weights."
+    ),
+]
+_Size = Annotated[str | None, typer.Option("--size", help="With --model: SIDE or HEIGHTxWIDTH of its images.")]
+_Input = Annotated[
+    str | None,
+    typer.Option("--input", help="With --model: shape of one image, such as 1x28x28; else the published one."),
+]
+
 
 def inspect(
-    run: o.RunArgument,
+    run: _Run = None,
+    model: _Model = None,
+    size: _Size = None,
+    image: _Input = None,
     groups: Annotated[
         bool, typer.Option("--groups", help="List the channel groups and what is frozen, and why.")
     ] = False,
@@ -23,27 +43,109 @@ def inspect(
 ) -> None:
     """What RUN holds, what is missing, and how large it is; reads only.
 
+    With --groups: which channels can be removed together and which layers are re-estimated then, and which
+    channels stay, with the operation and the line of the model that keep them. This needs no run: a model and the
+    shape of its images are enough, and weights do not matter.
+
     Examples:
 
         streamsparse inspect runs/lenet
 
         streamsparse inspect runs/lenet --groups --json
+
+        streamsparse inspect --model torchvision:resnet50 --groups
+
+        streamsparse inspect --model pipelines.lenet:LeNet --input 1x28x28 --groups
     """
+    with command(as_json) as bars:
+        _check_subject(run, model, size, image, groups)
+        if model is not None:
+            shape = _image_shape(model, size, image)
+            about: dict[str, Any] = {"model": model, "input": list(shape)}
+            observed: list[str] | None = None
+            title = f"{model}, one image of {'×'.join(map(str, shape))}"
+            if dry_run:
+                _show_plan(title, about, as_json)
+                return
+            graph = _follow(model, shape, bars)
+        else:
+            title = str(run)
+            graph, observed, about = _look(title)
+    if as_json:
+        print_json({**about, **(groups_json(graph, observed) if groups else {})})
+    elif groups:
+        show_groups(title, graph, observed)
+    else:
+        _show(title, about)
+
+
+def _check_subject(run: str | None, model: str | None, size: str | None, image: str | None, groups: bool) -> None:
+    if (run is None) == (model is None):
+        got = "neither" if run is None else f"RUN '{run}' and --model {model}"
+        raise UsageError(
+            "Inspect looks at one thing.", expected="RUN, or --model", got=got, remedy=f"try {_EXAMPLE}"
+        )
+    if model is not None and not groups:
+        raise UsageError(
+            "A model without a run has channel groups to show, and nothing else.",
+            expected="--groups", got="--model alone", remedy=f"try {_EXAMPLE}",
+        )  # fmt: skip
+    if size is not None and image is not None:
+        raise UsageError("The image's size is given twice.", expected="--size or --input", got="both")
+    if model is None and (size, image) != (None, None):
+        raise UsageError(
+            "A run knows the shape of its images.", expected="RUN alone", got="RUN with --size or --input",
+            remedy="leave out --size and --input, or give --model instead of RUN",
+        )  # fmt: skip
+
+
+def _image_shape(model: str, size: str | None, image: str | None) -> tuple[int, ...]:
+    """Shape of one image: as given, else as the model's published weights take it."""
+    from streamsparse.intake.preprocessing import choose_preprocessing
+
+    if image is not None:
+        parts = image.lower().split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            expected = "CHANNELSxHEIGHTxWIDTH, such as 3x224x224"
+            raise UsageError("This shape does not parse.", expected=expected, got=image, where="--input")
+        return tuple(map(int, parts))
+    chosen = choose_preprocessing(model, size=size)
+    pixels = chosen.crop or chosen.resize
+    if pixels is None:
+        raise UsageError(
+            "Nothing says how large the model's images are.",
+            expected="--input or --size",
+            got=f"neither, and no published preprocessing of {model}",
+            remedy="give the shape of one image, for example --input 3x224x224",
+        )
+    return (chosen.channels or 3, pixels[0], pixels[-1])
+
+
+def _show_plan(title: str, about: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"plan": about})
+    else:
+        say(f"Would follow {title}.")
+
+
+def _follow(model: str, shape: tuple[int, ...], bars: Any) -> ChannelGraph:
+    import torch
+
+    from streamsparse.intake.models import build_model
+    from streamsparse.network import find_groups
+
+    return find_groups(build_model(model, trust_code=True), torch.zeros(1, *shape), on_event=bars)
+
+
+def _look(run: str) -> tuple[ChannelGraph, list[str], dict[str, Any]]:
+    """A run's graph, its captured layers, and what it holds."""
     from streamsparse.inspection import inspect_run
     from streamsparse.intake.captured import read_captured
-    from streamsparse.network import graph_to_json
     from streamsparse.store import Run
 
-    with command(as_json):
-        opened = Run.at(run)
-        graph = read_captured(opened).graph
-        found = inspect_run(opened)
-    if as_json:
-        print_json({"run": run, **found, **({"graph": graph_to_json(graph)} if groups else {})})
-    elif groups:
-        show_groups(graph)
-    else:
-        _show(run, found)
+    opened = Run.at(run)
+    captured = read_captured(opened)
+    return captured.graph, captured.manifest["layers"], {"run": run, **inspect_run(opened)}
 
 
 def _show(run: str, found: dict[str, Any]) -> None:
@@ -54,24 +156,3 @@ def _show(run: str, found: dict[str, Any]) -> None:
     data = f"{about['data']['images']:,} images of {about['data']['spec'] or 'given data'}"
     title = f"{run}: {about['model']['class']}, {data}, begun {about['created']}"
     print_table(title, {"stage": "left", "state": "left", "": "left", "size": "right"}, rows)
-
-
-def show_groups(graph: ChannelGraph) -> None:
-    """Channel groups with their consumers, and frozen channels with the reason."""
-    rows = [
-        (
-            group.name,
-            group.size,
-            ", ".join(consumer.layer for consumer in group.consumers),
-            "exact" if group.approximate is None else group.approximate,
-            "" if group.trial_error is None else f"{group.trial_error:.1e}",
-        )
-        for group in graph.groups
-    ]
-    columns = {"group": "left", "channels": "right", "consumers": "left", "removal": "left", "trial error": "right"}
-    print_table("Channels that can be removed", columns, rows)
-    frozen = [
-        (item.layer, item.channels, item.reason, item.operation or "", item.source or "") for item in graph.frozen
-    ]
-    columns = {"layer": "left", "channels": "right", "reason": "left", "operation": "left", "source": "left"}
-    print_table("Channels that stay", columns, frozen)
