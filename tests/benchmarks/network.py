@@ -4,12 +4,13 @@
 
 Each model runs in a process of its own, so that its peak memory is its own. For each: the groups are found at the
 model's own resolution; 30 % of every group is cut at once and compared with the masked twin in float64; the pruned
-model takes one training step and is loaded into a fresh original.
+model is loaded into a fresh original, exported with torch.export (checked against the model), and trained a step.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -33,12 +34,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from streamsparse.errors import StreamsparseError
 from streamsparse.network import find_groups, mask, prune
 from streamsparse.network.fixed_statistics import FixedStatistics
 from streamsparse.network.resize import channel_groups, fit_to_tensors
 from streamsparse.network.surgery import size_attributes
 from streamsparse.network.trial import TOLERANCE, randomised, relative_error
 from streamsparse.types import ChannelGraph
+from streamsparse.write.export import export_pt2
 
 TORCHVISION = (
     "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d",
@@ -54,6 +57,7 @@ TIMM = (
 QUICK = ("resnet18", "resnet50", "densenet121", "mobilenet_v3_small", "shufflenet_v2_x1_0", "squeezenet1_1")
 RESULTS = Path(__file__).parent / "results"
 CUT_SHARE = 0.3
+NOT_TRIED = "not tried"
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Result:
     max_cut_error: float
     trains: bool
     reloads: bool
+    exports: str
     ok: bool
     why: dict[str, int]
 
@@ -101,8 +106,8 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     return getattr(torchvision.models, name)(weights=None, **slow_initialisation), image
 
 
-def measure(name: str) -> Result:
-    """Find the groups of one model and check that they hold."""
+def measure(name: str, export: bool = False) -> Result:
+    """Find the groups of one model and check that they hold; `export` the pruned model too, which takes longer."""
     warnings.simplefilter("ignore")  # of the libraries' model code
     model, image = build(name)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -113,6 +118,7 @@ def measure(name: str) -> Result:
     error = cut_error(model, graph, keep, image)
     pruned = prune(model, graph, keep)
     reloads = loads_again(name, model, graph, keep, pruned, image)
+    exports = exported(pruned, image) if export else NOT_TRIED
     trains = takes_a_step(pruned, image)
     trial = max((g.trial_error or 0.0 for g in graph.groups), default=0.0)
     why = Counter[str]()
@@ -121,9 +127,19 @@ def measure(name: str) -> Result:
             why[f"{frozen.operation or 'trial'}: {frozen.reason}"] += frozen.channels
     return Result(
         len(graph.groups), sum(g.size for g in graph.groups), sum(g.approximate is not None for g in graph.groups),
-        sum(why.values()), wall, cpu, peak, trial, error, trains, reloads,
-        max(trial, error) <= TOLERANCE and trains and reloads, dict(why.most_common()),
+        sum(why.values()), wall, cpu, peak, trial, error, trains, reloads, exports,
+        max(trial, error) <= TOLERANCE and trains and reloads and exports in ("yes", NOT_TRIED),
+        dict(why.most_common()),
     )  # fmt: skip
+
+
+def exported(pruned: nn.Module, image: Tensor) -> str:
+    """ "yes" if torch.export takes the pruned model and computes the same, else the error's first line."""
+    try:
+        export_pt2(copy.deepcopy(pruned), image)
+    except StreamsparseError as error:
+        return f"{error.summary} {(error.got or '').splitlines()[0] if error.got else ''}"[:160]
+    return "yes"
 
 
 def kept(graph: ChannelGraph) -> dict[str, list[int]]:
@@ -178,13 +194,25 @@ def sweep(models: Sequence[str]) -> Iterator[tuple[str, Result]]:
     """One model after the other, each in a fresh process."""
     for name in models:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            yield name, pool.submit(measure, name).result()
+            yield name, pool.submit(measure, name, export=True).result()
 
 
 def table(results: dict[str, Result]) -> Table:
     """The figures for a terminal."""
     drawn = Table(title="Channel groups")
-    for column in ("model", "groups", "positions", "frozen", "s", "CPU s", "GB", "trial", "30 % cut", "ok"):
+    for column in (
+        "model",
+        "groups",
+        "positions",
+        "frozen",
+        "s",
+        "CPU s",
+        "GB",
+        "trial",
+        "30 % cut",
+        "exports",
+        "ok",
+    ):
         drawn.add_column(column, justify="left" if column == "model" else "right")
     for name, r in results.items():
         drawn.add_row(name, *cells(r))
@@ -197,7 +225,7 @@ def cells(r: Result) -> list[str]:
     return [
         f"{r.groups}{approximate}", str(r.positions), str(r.frozen), f"{r.seconds:.1f}", f"{r.cpu_seconds:.1f}",
         f"{r.peak_rss_bytes / 1e9:.2f}", f"{r.max_trial_error:.1e}", f"{r.max_cut_error:.1e}",
-        "yes" if r.ok else "NO",
+        r.exports, "yes" if r.ok else "NO",
     ]  # fmt: skip
 
 
@@ -218,8 +246,8 @@ def write(results: dict[str, Result]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "network.json").write_text(json.dumps({"about": about, "models": models}, indent=1) + "\n")
     lines = ["# Channel groups", "", *(f"{key}: {value}  " for key, value in about.items()), ""]
-    lines += ["| model | groups | positions | frozen | s | CPU s | GB | trial error | 30 % cut | ok |"]
-    lines += ["|---|" + "---:|" * 9]
+    lines += ["| model | groups | positions | frozen | s | CPU s | GB | trial error | 30 % cut | exports | ok |"]
+    lines += ["|---|" + "---:|" * 10]
     lines += ["| " + " | ".join([name, *cells(result)]) + " |" for name, result in results.items()]
     lines += ["", "Frozen channels beside the models' outputs, and why:", ""]
     lines += [f"* {name}: {n} channels, {why}" for name, r in results.items() for why, n in r.why.items()]
