@@ -8,6 +8,7 @@ import typer
 
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
+from streamsparse.errors import UsageError
 
 if TYPE_CHECKING:
     from streamsparse.evaluation import Evaluation
@@ -68,34 +69,61 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="Of named data sets: train or test.")] = "test",
     batch_size: o.BatchSize = 500,
     device: o.Device = "cpu",
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the median time of both models' forward passes too.")
+    ] = False,
+    batch_sizes: Annotated[
+        str | None, typer.Option("--batch-sizes", help="Of --latency: images per pass, such as 1,32.")
+    ] = None,
     threads: o.Threads = None,
     as_json: o.Json = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Compare the original with a checkpoint: accuracy where there are labels, agreement and divergence always.
 
+    Parameters, MACs and bytes are counted; --latency measures, after a warm-up, on this machine and --threads.
+
     Examples:
 
         streamsparse evaluate runs/lenet --data pipelines.mnist:test
 
         streamsparse evaluate runs/r18 --data imagefolder:/data/imagenet/val --device cuda
+
+        streamsparse evaluate runs/lenet --data pipelines.mnist:test --latency --batch-sizes 1,32 --threads 1
     """
     from streamsparse.evaluation import evaluate as evaluate_stage
     from streamsparse.store import Run
 
     o.use_threads(threads)
     with command(as_json) as bars:
+        sizes = _parse_batch_sizes(latency, batch_sizes)
         opened = Run.at(run)
         spec = opened.manifest()["model"]["spec"] or ""
         dataset = o.load_data(data, spec, data_root=data_root, split=split, normalize=normalize, size=size)
         if dry_run:
             _show_evaluation_plan(len(dataset), name, sorted(opened.read_checkpoint(name)), as_json)  # type: ignore[arg-type]
             return
-        found = evaluate_stage(opened, dataset, name=name, batch_images=batch_size, device=device, on_event=bars)
+        found = evaluate_stage(
+            opened, dataset, name=name, batch_images=batch_size, device=device, latency_batch_sizes=sizes,
+            on_event=bars,
+        )  # fmt: skip
     if as_json:
         print_json({"run": run, "evaluation": found, "seconds": bars.seconds})
     else:
         show_evaluation(found)
+
+
+def _parse_batch_sizes(wanted: bool, text: str | None) -> tuple[int, ...]:
+    """`1,32` -> (1, 32); () without --latency."""
+    if text is not None and not wanted:
+        raise UsageError(
+            "Batch sizes are those of --latency.", expected="--latency --batch-sizes 1,32", got="no --latency"
+        )
+    parts = (text or "1,32").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        expected = "whole numbers from 1 up, such as 1,32"
+        raise UsageError("These batch sizes do not parse.", expected=expected, got=text, where="--batch-sizes")
+    return tuple(dict.fromkeys(map(int, parts))) if wanted else ()
 
 
 def _show_evaluation_plan(images: int, name: str, files: list[str], as_json: bool) -> None:
@@ -120,8 +148,21 @@ def show_evaluation(found: Evaluation) -> None:
         ("agreement with the original", "", percent(comparison.agreement)),
         ("divergence (KL, nats)", "", f"{comparison.divergence:.5f}"),
     ]
+    if found.latency is not None:
+        measured = found.latency
+        rows += [
+            (f"ms for {size} images" if size > 1 else "ms for 1 image", f"{before * 1e3:.2f}", f"{after * 1e3:.2f}")
+            for size, before, after in zip(
+                measured.batch_sizes, measured.original_seconds, measured.pruned_seconds, strict=True
+            )
+        ]
     columns = {f"{comparison.images:,} images": "left", "original": "right", "pruned": "right"}
     print_table(f"Checkpoint '{found.name}'", columns, rows)
+    if found.latency is not None:
+        say(
+            f"Times are medians of {found.latency.repeats} passes after {found.latency.warm_up}, "
+            f"on {found.latency.device}, {found.latency.threads} CPU threads."
+        )
     layers = [
         (layer, f"{predicted:.4f}", f"{measured:.4f}")
         for layer, (predicted, measured) in found.layer_errors.items()
