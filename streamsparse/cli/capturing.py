@@ -75,11 +75,12 @@ def capture(
 
     Examples:
 
-        streamsparse capture runs/lenet --model pipelines.lenet:LeNet --weights lenet.safetensors
-        --data pipelines.mnist:calibration --images 8000
+        streamsparse capture runs/lenet --model pipelines.lenet:LeNet \\
+            --weights lenet.safetensors --data pipelines.mnist:calibration
 
-        streamsparse capture runs/r18 --model torchvision:resnet18 --weights resnet18.safetensors
-        --data imagefolder:/data/imagenet/train --device cuda
+        streamsparse capture runs/r18 --model torchvision:resnet18 \\
+            --weights r18.safetensors --data imagefolder:/data/train \\
+            --device cuda --sink statistics
 
         streamsparse capture runs/r18 ... --shard 2/4
     """
@@ -166,13 +167,17 @@ def prune(
 ) -> None:
     """All stages in one go: capture, accumulate, solve, refit in order, write.
 
+    Typed again after a kill, it goes on where it was; with another budget it reuses what was captured.
+
     Examples:
 
-        streamsparse prune runs/lenet --model pipelines.lenet:LeNet --weights lenet.safetensors
-        --data pipelines.mnist:calibration --budget params=0.3
+        streamsparse prune runs/lenet --model pipelines.lenet:LeNet \\
+            --weights lenet.safetensors --data pipelines.mnist:calibration \\
+            --budget params=0.3
 
-        streamsparse prune runs/vgg --model torchvision:vgg16_bn --weights vgg16_bn.safetensors
-        --data imagefolder:/data/train --budget macs=0.5 --device cuda
+        streamsparse prune runs/vgg --model torchvision:vgg16_bn \\
+            --weights vgg.safetensors --data imagefolder:/data/train \\
+            --budget macs=0.5 --device cuda
     """
     from streamsparse.accumulate import AccumulateSettings
     from streamsparse.capture import CaptureSettings, Subject

@@ -33,7 +33,8 @@ def accumulate(
 
         streamsparse accumulate runs/lenet
 
-        streamsparse accumulate runs/vgg --executor processes --workers 8 --memory-limit 4GiB
+        streamsparse accumulate runs/vgg --executor processes \\
+            --workers 8 --memory-limit 4GiB
 
         streamsparse accumulate /shared/runs/vgg --scheduler tcp://10.0.0.1:8786
 
