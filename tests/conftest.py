@@ -8,7 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see streams
 
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no reason to fail. CI repeats the same examples; elsewhere new ones are drawn at every run.
-settings.register_profile("everywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# A busy machine is no reason to fail. CI repeats the same examples; elsewhere every run draws new ones.
+unhurried = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("everywhere", **unhurried, print_blob=True)
 settings.register_profile("ci", settings.get_profile("everywhere"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "everywhere")
