@@ -19,9 +19,7 @@ _EXAMPLE = "streamsparse inspect --model torchvision:resnet50 --groups"
 _Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Directory of the run (or file:// URL).")]
 _Model = Annotated[
     str | None,
-    typer.Option(
-        "--model", help="Instead of RUN: torchvision:NAME, timm:NAME or MODULE:CALLABLE; no weights."
-    ),
+    typer.Option("--model", help="Instead of RUN: torchvision:NAME, timm:NAME or MODULE:CALLABLE; no weights."),
 ]
 _Size = Annotated[str | None, typer.Option("--size", help="With --model: SIDE or HEIGHTxWIDTH of its images.")]
 _Input = Annotated[
