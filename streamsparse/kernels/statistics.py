@@ -20,6 +20,7 @@ from streamsparse.kernels.patches import patches, responses
 from streamsparse.types import LayerGeometry
 
 BLOCK_BYTES = 64 * 2**20
+_ROUND_OFF = 1e-11
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,8 @@ def merge(first: Sums, second: Sums) -> Sums:
 def moments(sums: Sums, about: tuple[np.ndarray, np.ndarray] | None = None) -> Moments:
     """Finalize: second moments about the mean, or about a given point.
 
-    With u, v the point, Σ(x−u)(y−v)ᵀ = Σxyᵀ − u(Σy)ᵀ − (Σx)vᵀ + T·u vᵀ, all in float64.
+    With u, v the point, Σ(x−u)(y−v)ᵀ = Σxyᵀ − u(Σy)ᵀ − (Σx)vᵀ + T·u vᵀ, all in float64. What varies by less than
+    the round-off of that difference (1e-11 of its raw second moment) is constant: its moments are exactly 0.
 
     Args:
         sums: over at least one patch.
@@ -193,7 +195,12 @@ def moments(sums: Sums, about: tuple[np.ndarray, np.ndarray] | None = None) -> M
     cross = fields["cross"] / count - _outer(u, mean_y) - _outer(mean_x, v) + _outer(u, v)
     power = fields["power"] / count - 2 * (v * mean_y).sum(1) + (v * v).sum(1)
     gram = (gram + gram.transpose(0, 2, 1)) / 2
-    return Moments(gram, cross, np.maximum(power, 0.0), u, v, count)
+    constant_x = gram.diagonal(axis1=1, axis2=2) <= _ROUND_OFF * fields["gram"].diagonal(axis1=1, axis2=2) / count
+    constant_y = power <= _ROUND_OFF * fields["power"] / count
+    varies = ~constant_x
+    gram *= varies[:, :, None] & varies[:, None, :]
+    cross *= varies[:, :, None] & ~constant_y[:, None, None]
+    return Moments(gram, cross, np.where(constant_y, 0.0, power), u, v, count)
 
 
 def _outer(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -164,3 +164,18 @@ def test_unequal_numbers_of_images_and_layers_are_refused() -> None:
         merge(empty(geometry), empty(other))
     with pytest.raises(StatisticsError, match="no patches"):
         moments(empty(geometry))
+
+
+def test_what_varies_by_round_off_alone_is_constant() -> None:
+    """A dead branch answers with its bias: large, and equal up to round-off."""
+    torch.manual_seed(0)
+    inputs = torch.cat([torch.randn(50, 2, dtype=torch.float64), torch.full((50, 1), 3e4, dtype=torch.float64)], 1)
+    outputs = 1e4 * (1 + 1e-14 * torch.randn(50, 4, dtype=torch.float64))
+    geometry = geometry_of(nn.Linear(3, 4).double(), inputs)
+    sums = empty(geometry)
+    update(sums, inputs, outputs, geometry)
+    found = moments(sums)
+    assert found.power[0] == 0
+    assert not found.cross.any()
+    assert not found.gram[0, 2].any()
+    np.testing.assert_allclose(found.gram[0, :2, :2], np.cov(inputs[:, :2].T.numpy(), bias=True), rtol=1e-12)
