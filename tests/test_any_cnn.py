@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 import streamsparse as ss
 from streamsparse.capture import CaptureSettings
@@ -144,14 +143,9 @@ HAND_WRITTEN: dict[str, Callable[[], nn.Module]] = {
     kind.__name__: kind for kind in (Residual, Separable, Dense, Grouped, Shared)
 }
 TORCHVISION: dict[str, Callable[[], nn.Module]] = {
-    "resnet": lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5, width_per_group=64),
-    "resnext": lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, groups=8, width_per_group=4),
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.25),
     "mobilenet_v3": lambda: torchvision.models.mobilenet_v3_small(num_classes=5, width_mult=0.25),
-    "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
-    "squeezenet": lambda: torchvision.models.squeezenet1_1(num_classes=5),
     "densenet": lambda: torchvision.models.DenseNet(4, (2, 2, 2, 2), 16, num_classes=5),
-    "regnet": lambda: torchvision.models.regnet_y_400mf(num_classes=5),
 }
 
 
@@ -228,7 +222,7 @@ def test_a_model_of_torchvision(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(TORCHVISION.keys() - {"densenet"}))
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3"])
 def test_more_models_of_torchvision(name: str, tmp_path: Path) -> None:
     check(TORCHVISION[name], tmp_path, side=64, images=40, budget="macs=0.7")
 
