@@ -164,17 +164,23 @@ class ActivationReader:
             )
         return batches
 
-    def read(self, batch: Batch, layer: str, call: int, side: str) -> np.ndarray:
+    def read(self, batch: Batch, layer: str, call: int, side: str, images: range | None = None) -> np.ndarray:
         """One batch of one array, (images, *shape) in the stored dtype.
+
+        Args:
+            batch: a committed one.
+            layer, call, side: name the array.
+            images: only these, counted from the batch's first; best a run of whole chunks.
 
         Raises:
             CorruptDataError: a chunk is damaged or missing.
         """
         key = layout.array_key(batch.shard, layer, call, side)
         where = f"{key}, batch {batch.index} (images {batch.first_image} to {batch.first_image + batch.images - 1})"
-        span = self.plans[batch.shard].span(batch.index)
+        first = self.plans[batch.shard].span(batch.index).start
+        wanted = range(batch.images) if images is None else images
         with storage_errors(where):
-            values = np.asarray(self._array(key, where)[span.start : span.stop])
+            values = np.asarray(self._array(key, where)[first + wanted.start : first + wanted.stop])
         if np.isnan(values).any():
             raise CorruptDataError(
                 "A chunk of a committed batch is missing.",

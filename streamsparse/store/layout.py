@@ -1,4 +1,4 @@
-"""The layout of a run, version 1. Every key of the store is named here and nowhere else.
+"""The layout of a run, version 2. Every key of the store is named here and nowhere else.
 
     RUN/
       manifest.json                                   what was captured: model, data, channel graph, versions, seeds
@@ -20,7 +20,7 @@
 
 A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a
 sequential refit, whose activations are dropped as soon as its statistics are committed.
-A *record* is a set of Zarr arrays and a `record.json` that is written last; without it the arrays do not count.
+A *record* is `GENERATION/ARRAY`, Zarr arrays, and a `record.json` that names the generation that counts.
 Arrays of activations are filled with NaN where a chunk is missing, and captured values are finite, so a lost
 chunk is never read as zeros.
 """
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model/weights.safetensors"

@@ -1,10 +1,19 @@
-"""Records: named float or integer arrays and a JSON description that commits them."""
+"""Records: named float or integer arrays and a JSON description that commits them.
+
+    KEY/GENERATION/NAME     the arrays of one writing
+    KEY/record.json         names the generation that counts; replaced as one step
+
+So a record is the one before or the one after, whoever is killed when, and a writer that was given up for lost (a
+worker behind a broken network) can at worst put back an older whole record, never mix two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -16,7 +25,8 @@ from streamsparse.store.codecs import compressors
 from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
 
-CHUNK_BYTES = 128 * 2**20
+CHUNK_BYTES = 64 * 2**20
+_GENERATION = re.compile("[0-9a-f]{16}")
 _REMEDY = "restore the files from a copy, or delete the stage's output and run the stage again"
 
 
@@ -28,8 +38,81 @@ class Record:
     arrays: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A record that is being written, part by part, by any number of processes; `commit` makes it count.
+
+    Attributes:
+        key: of the record.
+        generation: 16 hexadecimal digits; drafts of the same generation are the same draft.
+    """
+
+    store: Store
+    key: str
+    generation: str
+
+    def create(self, name: str, shape: Sequence[int], dtype: Any, chunks: Sequence[int] | None = None) -> None:
+        """Create an array, whose chunks are at most `CHUNK_BYTES` unless given; nothing if it is there."""
+        key = f"{self.key}/{self.generation}/{name}"
+        with storage_errors(key):
+            try:
+                zarr.open_array(self.store, path=key, mode="r+")
+            except FileNotFoundError:
+                chunks = chunks or _chunks(tuple(shape), np.dtype(dtype).itemsize)
+                zarr.create_array(
+                    self.store, name=key, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype,
+                    compressors=compressors("none"),
+                )  # fmt: skip
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Create an array that is not there yet, and write it whole."""
+        key = f"{self.key}/{self.generation}/{name}"
+        with storage_errors(key):
+            zarr.create_array(
+                self.store, name=key, data=np.ascontiguousarray(values),
+                chunks=_chunks(values.shape, values.itemsize), compressors=compressors("none"),
+                config={"write_empty_chunks": True},
+            )  # fmt: skip
+
+    def put(self, name: str, values: np.ndarray, where: tuple[slice | int, ...] = ()) -> None:
+        """Write a region of whole chunks; other processes may write others meanwhile."""
+        key = f"{self.key}/{self.generation}/{name}"
+        with storage_errors(key):
+            array = zarr.open_array(self.store, path=key, mode="r+")
+            array.with_config({"write_empty_chunks": True})[where or ...] = values
+
+    def note(self, name: str) -> None:
+        """Leave a mark in the draft, to know later what it holds."""
+        Documents(self.store).write_json(f"{self.key}/{self.generation}/{name}.json", {"written": True})
+
+    def noted(self, name: str) -> bool:
+        """Whether `note` was called with this name."""
+        return Documents(self.store).exists(f"{self.key}/{self.generation}/{name}.json")
+
+    def commit(self, names: Sequence[str], description: dict[str, Any], *, alone: bool = True) -> None:
+        """Switch the record to this draft and drop the one before.
+
+        Args:
+            names: of the arrays.
+            description: JSON values.
+            alone: nobody else writes this record now, so drafts that were given up are dropped too.
+        """
+        documents = Documents(self.store)
+        key = f"{self.key}/{layout.RECORD}"
+        before = documents.read_json(key) if not alone else None
+        document = {**description, "arrays": sorted(names), "generation": self.generation}
+        documents.write_json(key, document)
+        if alone:
+            others = [name for name in documents.names(self.key) if _GENERATION.fullmatch(name)]
+        else:
+            others = [] if before is None else [before["generation"]]
+        for generation in others:
+            if generation != self.generation:
+                documents.delete(f"{self.key}/{generation}")
+
+
 class Records:
-    """Read and write records; a write replaces the record of that key, and is nothing until it is whole."""
+    """Read and write records."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -43,21 +126,16 @@ class Records:
         """The record's description without its arrays, or None if there is no whole record."""
         return self._documents.read_json(f"{key}/{layout.RECORD}")
 
+    def draft(self, key: str, generation: str | None = None) -> Draft:
+        """Begin to write a record, or go on with a draft of the same generation."""
+        return Draft(self._store, key, generation or uuid4().hex[:16])
+
     def write(self, key: str, description: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Replace the record at `key`."""
-        self._documents.delete_key(f"{key}/{layout.RECORD}")  # first: a kill here must not leave half a record
-        self._documents.delete(key)
+        """Replace the record at `key`; the one before stays until the new one is whole."""
+        draft = self.draft(key)
         for name, array in arrays.items():
-            with storage_errors(f"{key}/{name}"):
-                zarr.create_array(
-                    self._store,
-                    name=f"{key}/{name}",
-                    data=np.ascontiguousarray(array),
-                    chunks=_chunks(array),
-                    compressors=compressors("none"),
-                    config={"write_empty_chunks": True},
-                )
-        self._documents.write_json(f"{key}/{layout.RECORD}", {**description, "arrays": sorted(arrays)})
+            draft.add(name, array)
+        draft.commit(list(arrays), description)
 
     def read(self, key: str) -> Record | None:
         """The record at `key`, or None if there is no whole record.
@@ -68,37 +146,53 @@ class Records:
         description = self.description(key)
         if description is None:
             return None
-        names = description.pop("arrays", None)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise CorruptDataError(
-                "A record does not say which arrays it holds.",
-                expected="a list of names under 'arrays'",
-                got=names,
-                where=f"{key}/{layout.RECORD}",
-                remedy=_REMEDY,
-            )
-        return Record(description, {name: self._array(f"{key}/{name}") for name in names})
+        names = _names(description, key)
+        arrays = {name: self.array(key, description, name) for name in names}
+        return Record({name: value for name, value in description.items() if name not in _OWN}, arrays)
 
-    def _array(self, key: str) -> np.ndarray:
-        with storage_errors(key):
+    def array(self, key: str, description: dict[str, Any], name: str, part: int | None = None) -> np.ndarray:
+        """One array of the record with this description; with `part`, only this index of its first dimension.
+
+        Raises:
+            CorruptDataError: a chunk is missing or fails its checksum.
+        """
+        where = f"{key}/{name}"
+        path = f"{key}/{description.get('generation')}/{name}"
+        with storage_errors(where):
             try:
-                array = zarr.open_array(self._store, path=key, mode="r")
+                array = zarr.open_array(self._store, path=path, mode="r")
             except FileNotFoundError as error:
-                raise _missing(key) from error
+                raise _missing(where) from error
             except (KeyError, TypeError) as error:  # metadata that is JSON, but not an array's
                 raise CorruptDataError(
-                    "The metadata of an array is damaged.", got=repr(error), where=key, remedy=_REMEDY
+                    "The metadata of an array is damaged.", got=repr(error), where=where, remedy=_REMEDY
                 ) from error
             if array.nchunks_initialized < array.nchunks:
-                raise _missing(key)
-            return np.asarray(array[...])
+                raise _missing(where)
+            return np.asarray(array[...] if part is None else array[part])
 
 
-def _chunks(array: np.ndarray) -> tuple[int, ...]:
+_OWN = ("arrays", "generation")
+
+
+def _names(description: dict[str, Any], key: str) -> list[str]:
+    names = description.get("arrays")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CorruptDataError(
+            "A record does not say which arrays it holds.",
+            expected="a list of names under 'arrays'",
+            got=names,
+            where=f"{key}/{layout.RECORD}",
+            remedy=_REMEDY,
+        )
+    return names
+
+
+def _chunks(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
     """Whole trailing dimensions, as many leading entries as fit into CHUNK_BYTES."""
-    remaining = max(1, CHUNK_BYTES // array.itemsize)
+    remaining = max(1, CHUNK_BYTES // item_bytes)
     chunks: list[int] = []
-    for size in reversed(array.shape):
+    for size in reversed(shape):
         chunks.append(max(1, min(size, remaining)))
         remaining = max(1, remaining // max(1, size))
     return tuple(reversed(chunks))

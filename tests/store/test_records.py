@@ -45,23 +45,55 @@ def test_a_record_without_its_document_is_nothing(tmp_path: Path) -> None:
     assert not run.records.exists("some/key")
 
 
-def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second array cannot be converted: the record that was there is gone, the new one is not there."""
+def test_a_write_that_fails_half_way_changes_nothing(tmp_path: Path) -> None:
+    """The second array cannot be converted: the record that was there still is."""
     run = written(tmp_path)
+    before = run.records.read("some/key")
+    assert before is not None
     with pytest.raises(StreamsparseError):
         run.records.write("some/key", {}, {"first": np.ones(3), "second": np.array(["text", object()])})
-    assert run.records.read("some/key") is None
+    after = run.records.read("some/key")
+    assert after is not None
+    assert after.arrays.keys() == before.arrays.keys()
     run.records.write("some/key", {}, {"first": np.ones(3)})
     record = run.records.read("some/key")
     assert record is not None
     assert list(record.arrays) == ["first"]
+    assert len(generations(tmp_path)) == 1  # what was given up is dropped
+
+
+def generations(path: Path) -> list[Path]:
+    """Everything that was written under the key."""
+    return [folder for folder in (path / "some/key").iterdir() if folder.is_dir()]
+
+
+def test_a_draft_counts_from_its_commit_on(tmp_path: Path) -> None:
+    """Parts come from several processes; another writer's draft is left alone unless one is alone."""
+    run = written(tmp_path)
+    for _ in range(2):  # as if from two processes
+        run.records.draft("some/key", "0123456789abcdef").create("halves", (2, 3), np.float64, (1, 3))
+    draft = run.records.draft("some/key", "0123456789abcdef")
+    draft.put("halves", np.ones(3), (0,))
+    draft.put("halves", np.zeros(3), (1,))
+    other = run.records.draft("some/key")
+    other.create("half", (3,), np.float64)
+    assert run.records.read("some/key").arrays.keys() == ARRAYS.keys()  # type: ignore[union-attr]
+    draft.commit(["halves"], {"about": "new"}, alone=False)
+    record = run.records.read("some/key")
+    assert record is not None
+    assert record.description == {"about": "new"}
+    np.testing.assert_array_equal(record.arrays["halves"], [[1, 1, 1], [0, 0, 0]])
+    assert len(generations(tmp_path)) == 2
+    draft.commit(["halves"], {"about": "new"})
+    assert len(generations(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("array", ["values", "zeros"])
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_chunks_are_found_and_named(tmp_path: Path, array: str, damage: str) -> None:
     run = written(tmp_path)
-    DAMAGE[damage](next(file for file in (tmp_path / "some/key" / array / "c").rglob("*") if file.is_file()))
+    (generation,) = generations(tmp_path)
+    DAMAGE[damage](next(file for file in (generation / array / "c").rglob("*") if file.is_file()))
     with pytest.raises(CorruptDataError) as raised:
         run.records.read("some/key")
     assert raised.value.where == f"some/key/{array}"
@@ -83,7 +115,8 @@ def test_damaged_chunks_are_found_and_named(tmp_path: Path, array: str, damage: 
 )
 def test_damaged_metadata_is_found_and_named(tmp_path: Path, file: str, content: bytes | None) -> None:
     run = written(tmp_path)
-    path = tmp_path / "some/key" / file
+    (folder,) = generations(tmp_path) if "/" in file else (tmp_path / "some/key",)
+    path = folder / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(CorruptDataError) as raised:
         run.records.read("some/key")
