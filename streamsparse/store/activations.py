@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 from streamsparse.errors import CorruptDataError, DataError, RunMismatchError, StageMissingError
 from streamsparse.store import layout
 from streamsparse.store.batches import Batch, committed_batches, read_plans
-from streamsparse.store.codecs import compressors
+from streamsparse.store.codecs import compressors, rounded
 from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
 from streamsparse.store.stream import SIDES, CapturedLayer, StreamPlan, plan_from_json
@@ -75,7 +75,7 @@ class ActivationWriter:
         self._check_shapes(index, tensors)
         for name, array in self._arrays.items():
             with storage_errors(f"{self._prefix}/{'/'.join(map(str, name))}"):
-                array[span.start : span.stop] = tensors[name]
+                array[span.start : span.stop] = rounded(tensors[name], self.plan.codec)
         marker = {
             "plan": self.plan.digest,
             "batch": index,
@@ -221,7 +221,7 @@ def _open_or_create(
                 chunks=(plan.chunk_images(layer, side), *layer.shape(side)),
                 dtype=plan.dtype,
                 fill_value=float("nan"),
-                compressors=compressors(plan.codec),
+                compressors=compressors(plan.codec, plan.dtype),
             )
 
 
