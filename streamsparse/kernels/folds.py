@@ -12,8 +12,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from streamsparse.kernels.gram_blocks import BlockSums, GramBlock, empty_block, update_block
 from streamsparse.kernels.shift_sums import ShiftSums, empty_shifts, finish
-from streamsparse.kernels.shifts import update_shifts
+from streamsparse.kernels.shifts import BLOCK_BYTES, update_shifts
 from streamsparse.kernels.statistics import Moments, Sums, merge, moments
 from streamsparse.types import LayerGeometry
 
@@ -38,9 +39,8 @@ def update_folds(
     product_dtype: torch.dtype = torch.float64,
 ) -> None:
     """Add consecutive images, the first of them number `first_image` of the run, in place; see `update_shifts`."""
-    folds = len(sums)
     for fold, part in enumerate(sums):
-        chosen = slice((fold - first_image) % folds, None, folds)
+        chosen = _images_of(fold, len(sums), first_image)
         if inputs[chosen].shape[0]:
             update_shifts(part, inputs[chosen], outputs[chosen], geometry, product_dtype=product_dtype)
 
@@ -48,6 +48,44 @@ def update_folds(
 def finish_folds(sums: FoldShifts, geometry: LayerGeometry) -> FoldSums:
     """Gram, cross and moments of every fold."""
     return tuple(finish(part, geometry) for part in sums)
+
+
+def empty_block_folds(
+    geometry: LayerGeometry, block: GramBlock, folds: int, device: torch.device | str = "cpu"
+) -> tuple[BlockSums, ...]:
+    """`folds` empty accumulators of one block of the Gram."""
+    return tuple(empty_block(geometry, block, device) for _ in range(folds))
+
+
+def update_block_folds(
+    sums_by_fold: Sequence[BlockSums],
+    inputs: Tensor,
+    outputs: Tensor | None,
+    geometry: LayerGeometry,
+    block: GramBlock,
+    first_image: int,
+    product_dtype: torch.dtype = torch.float32,
+    block_bytes: int = BLOCK_BYTES,
+) -> None:
+    """Add consecutive images of the whole layer, the first of them number `first_image`; see `update_block`."""
+    for fold, part in enumerate(sums_by_fold):
+        chosen = _images_of(fold, len(sums_by_fold), first_image)
+        if inputs[chosen].shape[0]:
+            responses = None if outputs is None else outputs[chosen]
+            update_block(
+                part,
+                inputs[chosen],
+                responses,
+                geometry,
+                block,
+                product_dtype=product_dtype,
+                block_bytes=block_bytes,
+            )
+
+
+def _images_of(fold: int, folds: int, first_image: int) -> slice:
+    """Which images of a batch belong to the fold."""
+    return slice((fold - first_image) % folds, None, folds)
 
 
 def merge_folds(first: FoldSums, second: FoldSums) -> FoldSums:

@@ -12,22 +12,18 @@ choice of a batch (a fold): the one copy into rows absorbs it.
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from streamsparse.errors import NonFiniteError, StatisticsError
+from streamsparse.errors import StatisticsError
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
 from streamsparse.kernels.products import add_grouped_product
-from streamsparse.kernels.shift_sums import ShiftSums, shift_field_shapes
+from streamsparse.kernels.shift_sums import ShiftSums, shift_bytes
 from streamsparse.kernels.shift_terms import Term, as_slice
+from streamsparse.kernels.windows import at, check_shape, images_per_block, not_finite, padded, rows_of, window
 from streamsparse.types import LayerGeometry
 
 BLOCK_BYTES = 128 * 2**20
-CACHE_BYTES = 24 * 2**20
-_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
 def update_shifts(
@@ -65,60 +61,21 @@ def update_shifts(
             remedy="use float32; on CUDA, torch.backends.cuda.matmul decides whether its products use TF32",
         )
     plan = gram_plan(geometry)
-    step = _images_per_block(geometry, plan, product_dtype, block_bytes)
+    step = images_per_block(plan.numbers_per_image, shift_bytes(geometry), product_dtype, block_bytes)
     for first in range(0, inputs.shape[0], step):
         block = slice(first, first + step)
-        padded = _padded(inputs[block].to(product_dtype), geometry)
-        rows = _rows(padded, geometry.in_channels, geometry, plan)
+        rows = rows_of(padded(inputs[block].to(product_dtype), geometry), geometry.in_channels, geometry, plan)
         targets = None
         if outputs is not None:
-            targets = _rows(outputs[block].to(product_dtype), geometry.out_channels, geometry, plan)
+            targets = rows_of(outputs[block].to(product_dtype), geometry.out_channels, geometry, plan)
             _add_responses(sums, targets, geometry)
         if plan.method == "patches":
             _add_patches(sums, rows, targets, geometry, plan)
         else:
             _add_products(sums, rows, geometry, plan)
             _add_cross(sums, rows, targets, geometry, plan)
-        sums.count.add_(padded.shape[0] * geometry.patches_per_image)
+        sums.count.add_(inputs[block].shape[0] * geometry.patches_per_image)
         _check_finite(sums, geometry)
-
-
-def _images_per_block(geometry: LayerGeometry, plan: GramPlan, product_dtype: torch.dtype, block_bytes: int) -> int:
-    """As many as fit a processor's cache, unless adding to a larger state then costs more than the products."""
-    state_bytes = 8 * sum(prod(shape) for shape in shift_field_shapes(geometry).values())
-    wanted = min(block_bytes, max(CACHE_BYTES, 2 * state_bytes))
-    return max(1, wanted // (plan.numbers_per_image * product_dtype.itemsize))
-
-
-def _rows(images: Tensor, channels: int, geometry: LayerGeometry, plan: GramPlan) -> Tensor:
-    """(images, ...) -> dense (channels, height, width, images) or (channels, images, height, width), as planned."""
-    count = images.shape[0]
-    if geometry.kind == "linear":
-        return images.reshape(-1, channels).t().contiguous().view(channels, count, 1, -1)
-    height = images.shape[2] if images.dim() == 4 else 1
-    if plan.images_innermost:
-        flat = images.reshape(count, -1).t().contiguous()
-        return flat.view(channels, height, images.shape[-1], count)
-    return images.transpose(0, 1).contiguous().view(channels, count, height, images.shape[-1])
-
-
-def _padded(images: Tensor, geometry: LayerGeometry) -> Tensor:
-    """With any padding but zeros made explicit."""
-    if geometry.padding_mode == "zeros" or geometry.kind == "linear":
-        return images
-    amounts = [side for pair in reversed(geometry.padding) for side in pair]
-    return F.pad(images, amounts, mode=_PAD_MODES[geometry.padding_mode])
-
-
-def _at(rows: Tensor, height: slice, width: slice, plan: GramPlan) -> Tensor:
-    """The window of `rows`, as a view."""
-    return rows[:, height, width] if plan.images_innermost else rows[:, :, height, width]
-
-
-def _window(rows: Tensor, height: slice, width: slice, groups: int, plan: GramPlan) -> Tensor:
-    """A dense window (a copy unless it is the whole): (groups, channels, positions·images)."""
-    window = _at(rows, height, width, plan)
-    return window.reshape(groups, rows.shape[0] // groups, -1).contiguous()
 
 
 def _add_products(sums: ShiftSums, rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> None:
@@ -128,9 +85,9 @@ def _add_products(sums: ShiftSums, rows: Tensor, geometry: LayerGeometry, plan: 
 
 def _add_term(total: Tensor, term: Term, rows: Tensor, groups: int, plan: GramPlan) -> None:
     """A function of its own, so that its windows are freed before the next term's are made."""
-    first = second = _window(rows, term.rows.first, term.columns.first, groups, plan)
+    first = second = window(rows, term.rows.first, term.columns.first, groups, plan)
     if not term.unshifted:
-        second = _window(rows, term.rows.second, term.columns.second, groups, plan)
+        second = window(rows, term.rows.second, term.columns.second, groups, plan)
     add_grouped_product(total, first, second)
 
 
@@ -150,8 +107,8 @@ def _add_cross(
         if targets is not None:
             add_grouped_product(
                 cross[:, :, tap],
-                _window(rows, *seen, groups, plan),
-                _window(targets, as_slice(height), as_slice(width_run), groups, plan),
+                window(rows, *seen, groups, plan),
+                window(targets, as_slice(height), as_slice(width_run), groups, plan),
             )
         sum_x[:, :, tap] += totals[:, seen[0], seen[1]].sum((1, 2)).view(groups, width)
 
@@ -178,7 +135,7 @@ def _unfolded(rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> Tensor:
         height, width = plan.rows.output_run(y, y), plan.columns.output_run(x, x)
         if height and width:
             seen = as_slice(plan.rows.inputs_seen(y, height)), as_slice(plan.columns.inputs_seen(x, width))
-            _at(columns[:, tap], as_slice(height), as_slice(width), plan).copy_(_at(rows, *seen, plan))
+            at(columns[:, tap], as_slice(height), as_slice(width), plan).copy_(at(rows, *seen, plan))
     return columns
 
 
@@ -191,20 +148,14 @@ def _add_responses(sums: ShiftSums, targets: Tensor, geometry: LayerGeometry) ->
 
 def _check_finite(sums: ShiftSums, geometry: LayerGeometry) -> None:
     if not bool(torch.isfinite(sums.sum_x).all() and torch.isfinite(sums.power).all()):
-        raise NonFiniteError(
-            f"The activations of layer '{geometry.layer}' are not all finite.",
-            expected="finite values",
-            got="NaN or infinity",
-            where=geometry.layer,
-            remedy="check the model and its inputs; a chunk that was lost also reads as NaN",
-        )
+        raise not_finite(geometry)
 
 
 def _check(inputs: Tensor, outputs: Tensor | None, geometry: LayerGeometry) -> None:
-    _check_shape("input", inputs, geometry.input_shape, geometry)
+    check_shape("input", inputs, geometry.input_shape, geometry)
     if outputs is None:
         return
-    _check_shape("output", outputs, geometry.output_shape, geometry)
+    check_shape("output", outputs, geometry.output_shape, geometry)
     if inputs.shape[0] != outputs.shape[0]:
         raise StatisticsError(
             f"Layer '{geometry.layer}' has another number of input images than output images.",
@@ -212,15 +163,4 @@ def _check(inputs: Tensor, outputs: Tensor | None, geometry: LayerGeometry) -> N
             got=outputs.shape[0],
             where=geometry.layer,
             remedy="give the outputs of the same images",
-        )
-
-
-def _check_shape(side: str, tensor: Tensor, shape: tuple[int, ...], geometry: LayerGeometry) -> None:
-    if tuple(tensor.shape[1:]) != shape:
-        raise StatisticsError(
-            f"The {side} activations of layer '{geometry.layer}' have another shape than the layer.",
-            expected=f"(images, {', '.join(map(str, shape))})",
-            got=tuple(tensor.shape),
-            where=geometry.layer,
-            remedy="capture the run again with the model it belongs to",
         )
