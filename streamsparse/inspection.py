@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamsparse.errors import StageMissingError
-from streamsparse.intake.captured import read_captured
+from streamsparse.errors import CorruptDataError, StageMissingError
+from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.network.observation import whole_groups
 from streamsparse.store import Run, layout
+from streamsparse.store.codecs import loss
 from streamsparse.store.partials import shards_with_partials
 from streamsparse.store.solution import read_solution
 from streamsparse.store.statistics import Statistics
@@ -19,7 +20,7 @@ def inspect_run(run: Run) -> dict[str, Any]:
     Raises:
         RunNotFoundError, SchemaVersionError, CorruptDataError: there is no readable run.
     """
-    captured = read_captured(run)
+    captured = _captured(run)
     manifest = {key: value for key, value in captured.manifest.items() if key not in ("graph", "costs")}
     layers = set(captured.manifest["layers"])
     whole = whole_groups(captured.graph, layers)
@@ -45,6 +46,19 @@ def inspect_run(run: Run) -> dict[str, Any]:
     }
 
 
+def _captured(run: Run) -> Captured:
+    try:
+        return read_captured(run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptDataError(
+            "The manifest of this run is damaged.",
+            expected="the entries that a capture writes",
+            got=f"{type(error).__name__}: {error}",
+            where=f"{run.url}/{layout.MANIFEST}",
+            remedy="`streamsparse inspect RUN --verify` names what is wrong; restore the file from a copy",
+        ) from error
+
+
 def _summed_state(run: Run) -> tuple[str, str]:
     """Of a capture that dumps nothing."""
     shards = shards_with_partials(run, layout.ORIGINAL_STREAM)
@@ -65,6 +79,8 @@ def _capture_state(run: Run) -> tuple[str, str]:
     images = sum(batch.images for batch in batches)
     shards = next(iter(reader.plans.values())).shards
     detail = f"{images:,} images in {len(batches):,} batches, {len(reader.plans)} of {shards} shards begun"
+    stored = [f"{plan.dtype}, {loss(plan.codec, plan.dtype) or plan.codec}" for plan in reader.plans.values()]
+    detail = f"{detail}; {'; '.join(dict.fromkeys(stored))}"
     try:
         reader.require_complete()
     except StageMissingError:

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("network", "store"),
     ("intake",),
     ("capture", "accumulate", "solve", "write", "evaluate", "report"),
-    ("sequential", "evaluation", "inspection"),
+    ("sequential", "evaluation", "inspection", "verification"),
     ("run",),
     ("cli",),
 )

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamsparse.cli import options as o
-from streamsparse.cli.console import command, print_json, print_table, say, size_text
+from streamsparse.cli.console import ProgressBars, command, print_json, print_table, say, size_text
 from streamsparse.cli.groups import groups_json, show_groups
-from streamsparse.errors import UsageError
+from streamsparse.errors import StreamsparseError, UsageError
 
 if TYPE_CHECKING:
     from streamsparse.types import ChannelGraph
+    from streamsparse.verification import Problem
 
 _EXAMPLE = "streamsparse inspect --model torchvision:resnet50 --groups"
 
@@ -36,10 +37,18 @@ def inspect(
     groups: Annotated[
         bool, typer.Option("--groups", help="List the channel groups and what is frozen, and why.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read and check all that RUN holds; exit status 1 if anything is wrong."),
+    ] = False,
     as_json: o.Json = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """What RUN holds, what is missing, and how large it is; reads only.
+
+    With --verify: every object of RUN is read and checked against its checksum, its plan and the manifest. Each
+    problem is named by its key, with what was expected, what is there and what to do; the exit status is then 1.
+    What a killed stage left unfinished is no problem: run that stage again.
 
     With --groups: which channels can be removed together and which layers are re-estimated then, and which
     channels stay, with the operation and the line of the model that keep them. This needs no run: a model and the
@@ -51,12 +60,15 @@ def inspect(
 
         streamsparse inspect runs/lenet --groups --json
 
+        streamsparse inspect runs/lenet --verify
+
         streamsparse inspect --model torchvision:resnet50 --groups
 
         streamsparse inspect --model pipelines.lenet:LeNet --input 1x28x28 --groups
     """
     with command(as_json) as bars:
         _check_subject(run, model, size, image, groups)
+        _check_verify(model, groups, verify)
         if model is not None:
             shape = _image_shape(model, size, image)
             about: dict[str, Any] = {"model": model, "input": list(shape)}
@@ -66,6 +78,9 @@ def inspect(
                 _show_plan(title, about, as_json)
                 return
             graph = _follow(model, shape, bars)
+        elif verify:
+            _verify(str(run), bars, as_json, dry_run)
+            return
         else:
             title = str(run)
             graph, observed, about = _look(title)
@@ -95,6 +110,61 @@ def _check_subject(run: str | None, model: str | None, size: str | None, image: 
             "A run knows the shape of its images.", expected="RUN alone", got="RUN with --size or --input",
             remedy="leave out --size and --input, or give --model instead of RUN",
         )  # fmt: skip
+
+
+def _check_verify(model: str | None, groups: bool, verify: bool) -> None:
+    if verify and (groups or model is not None):
+        raise UsageError(
+            "A verification is of a run, and of all of it.", expected="RUN --verify",
+            got="--verify with " + ("--model" if model is not None else "--groups"), remedy="give one of them",
+        )  # fmt: skip
+
+
+def _verify(run: str, bars: ProgressBars, as_json: bool, dry_run: bool) -> None:
+    """Check the whole run and show its problems."""
+    from streamsparse.store import Run
+    from streamsparse.verification import verify_run
+
+    opened = Run.at(run)
+    if dry_run:
+        opened.manifest()
+        read_bytes = opened.documents.size_bytes("")
+        if as_json:
+            print_json({"run": run, "plan": {"read_bytes": read_bytes}})
+        else:
+            say(f"Would read and check {size_text(read_bytes)} of {run}.")
+        return
+    problems = verify_run(opened, bars)
+    about = _look_if_readable(run)
+    if as_json:
+        print_json({**about, "run": run, "problems": problems})
+    else:
+        if len(about):
+            _show(run, about)
+        _show_problems(run, problems)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _look_if_readable(run: str) -> dict[str, Any]:
+    """What the run holds; nothing where damage, which the problems name, keeps that from being read."""
+    try:
+        return _look(run)[2]
+    except StreamsparseError:
+        return {}
+
+
+def _show_problems(run: str, problems: list[Problem]) -> None:
+    if not problems:
+        say(f"{run}: verified, no problems.")
+        return
+    rows = []
+    for problem in problems:
+        details = [("expected", problem.expected), ("got", problem.got)]
+        lines = [problem.summary, *(f"{label}: {text}" for label, text in details if text is not None)]
+        rows.append((problem.key, "\n".join(lines), problem.remedy or ""))
+    columns = {"where": "left", "problem": "left", "to do": "left"}
+    print_table(f"{run}: {len(problems)} problem{'s' if len(problems) > 1 else ''}", columns, rows)
 
 
 def _image_shape(model: str, size: str | None, image: str | None) -> tuple[int, ...]:

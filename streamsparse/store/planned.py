@@ -1,0 +1,136 @@
+"""Captured arrays against their plan: their metadata, their markers, and chunks that no marker commits.
+
+A chunk's checksum covers its bytes, but not what the array's `zarr.json` makes of them: another byte order, dtype,
+fill value or shape would be read without complaint. Everything in it that decides how bytes become values follows
+from the plan, so it is compared with the plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import MemoryStore
+
+from streamsparse.errors import CorruptDataError
+from streamsparse.store import layout
+from streamsparse.store.codecs import compressors
+from streamsparse.store.documents import Documents
+from streamsparse.store.failures import storage_errors
+from streamsparse.store.stream import SIDES, CapturedLayer, StreamPlan
+
+_DECISIVE = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
+_REMEDY = "restore zarr.json from a copy, or capture again with --overwrite"
+
+
+@dataclass(frozen=True)
+class ArrayId:
+    """One array of a shard."""
+
+    layer: CapturedLayer
+    call: int
+    side: str
+
+    def key(self, prefix: str) -> str:
+        """Below the shard's prefix."""
+        return layout.array_key(prefix, self.layer.geometry.layer, self.call, self.side)
+
+
+def arrays_of(plan: StreamPlan) -> list[ArrayId]:
+    """Every array that the plan describes, in order of execution."""
+    return [ArrayId(layer, call, side) for layer in plan.layers for call in range(layer.calls) for side in SIDES]
+
+
+def array_arguments(plan: StreamPlan, layer: CapturedLayer, side: str) -> dict[str, Any]:
+    """What `zarr.create_array` is called with."""
+    return {
+        "shape": (plan.images, *layer.shape(side)),
+        "chunks": (plan.chunk_images(layer, side), *layer.shape(side)),
+        "dtype": plan.dtype,
+        "fill_value": float("nan"),
+        "compressors": compressors(plan.codec, plan.dtype),
+    }
+
+
+def require_planned(array: zarr.Array[Any], plan: StreamPlan, layer: CapturedLayer, side: str, key: str) -> None:
+    """Compare an array's metadata with what its plan gives.
+
+    Raises:
+        CorruptDataError: another shape, dtype, chunk grid, fill value or chain of codecs; says which.
+    """
+    shape, chunks = (plan.images, *layer.shape(side)), (plan.chunk_images(layer, side), *layer.shape(side))
+    expected, found = _metadata(shape, chunks, plan.dtype, plan.codec), array.metadata.to_dict()
+    differing = [name for name in _DECISIVE if found.get(name) != expected[name]]
+    if differing:
+        raise CorruptDataError(
+            "A captured array is not the one that its plan describes.",
+            expected=", ".join(f"{name} {expected[name]}" for name in differing),
+            got=", ".join(f"{name} {found.get(name)}" for name in differing),
+            where=f"{key}/zarr.json",
+            remedy=_REMEDY,
+        )
+
+
+def open_planned(store: Store, plan: StreamPlan, layer: CapturedLayer, side: str, key: str) -> zarr.Array[Any]:
+    """Open a captured array for reading.
+
+    Raises:
+        CorruptDataError: its metadata is missing, damaged, or not the plan's.
+    """
+    with storage_errors(f"{key}/zarr.json"):
+        try:
+            array = zarr.open_array(store, path=key, mode="r")
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise
+            raise _unreadable(key, error) from error
+        except Exception as error:  # metadata that is JSON, but not an array's, raises whatever it runs into
+            raise _unreadable(key, error) from error
+    require_planned(array, plan, layer, side, key)
+    return array
+
+
+def stray_chunks(
+    documents: Documents, prefix: str, plan: StreamPlan, committed: Collection[int]
+) -> tuple[Counter[int], int]:
+    """Objects of a shard that count for nothing.
+
+    Returns:
+        chunks by the index of their batch, for batches without a marker; and temporary files that a kill left.
+    """
+    strays: Counter[int] = Counter()
+    temporary = 0
+    for array in arrays_of(plan):
+        per_batch = plan.batch_images // plan.chunk_images(array.layer, array.side)
+        for key in documents.keys(f"{array.key(prefix)}/"):
+            temporary += key.endswith(".partial")
+            found = re.search(r"/c/(\d+)(?:/0)*$", key)
+            if found and int(found[1]) // per_batch not in committed:
+                strays[int(found[1]) // per_batch] += 1
+    return strays, temporary
+
+
+@lru_cache(maxsize=1024)
+def _metadata(shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, codec: str) -> dict[str, Any]:
+    """Of an array that is created like this, in the words of the installed zarr."""
+    array = zarr.create_array(
+        MemoryStore(), shape=shape, chunks=chunks, dtype=dtype, fill_value=float("nan"),
+        compressors=compressors(codec, dtype),
+    )  # fmt: skip
+    return array.metadata.to_dict()
+
+
+def _unreadable(key: str, error: Exception) -> CorruptDataError:
+    return CorruptDataError(
+        "The metadata of a captured array is missing or damaged.",
+        expected=f"{key}/zarr.json",
+        got=f"{type(error).__name__}: {error}",
+        where=f"{key}/zarr.json",
+        remedy=_REMEDY,
+    )
