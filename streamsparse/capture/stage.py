@@ -103,7 +103,7 @@ def capture(
 def _sum(
     run: Run, plan: StreamPlan, model: nn.Module, sample: Images, settings: CaptureSettings, on_event: OnEvent
 ) -> CaptureReport:
-    summed, reused = sum_stream(
+    summed = sum_stream(
         run,
         plan,
         model,
@@ -114,7 +114,7 @@ def _sum(
         on_event=on_event,
     )
     stored = run.documents.size_bytes(layout.partials_prefix(plan.stream, plan.shard, plan.shards))
-    return CaptureReport(summed, reused, -(-summed // plan.batch_images), stored)
+    return CaptureReport(summed.images, summed.reused_images, -(-summed.images // plan.batch_images), stored)
 
 
 def capture_stream(

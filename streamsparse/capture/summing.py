@@ -1,31 +1,55 @@
 """Capture into statistics: every layer is summed on the device while the model runs, and nothing is dumped.
 
 For captures whose dump would be larger than the disk. The sums are those of the dumped route with float32 storage;
-float16 storage rounds the activations first.
+float16 storage rounds the activations first. Where a layer's output is its own linear map of its input
+(`capture.own_outputs` measures that), its responses are derived from its Gram: they agree with the measured ones
+to the round-off of the model's own forward pass, a relative 1e-6 in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from streamsparse.capture.images import Images, batch_digest
-from streamsparse.capture.taps import wrong_calls
+from streamsparse.capture.layer_sums import FinishedSums, LayerSums, begin_layer
+from streamsparse.capture.own_outputs import PROBE_IMAGES, own_maps
+from streamsparse.capture.taps import hooked, wrong_calls
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
-from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds, finish_folds, merge_folds, update_folds
-from streamsparse.kernels.statistics import Sums
+from streamsparse.kernels.folds import FoldSums
 from streamsparse.store import Run
 from streamsparse.store.partials import Partials, Progress
 from streamsparse.store.stream import StreamPlan
-from streamsparse.types import LayerGeometry
 
-COMMIT_SECONDS = 60.0  # a kill loses at most so much work
+COMMIT_SECONDS = 60.0  # a kill loses at most so much work,
+_WORK_PER_COMMIT = 20  # or so many times what a commit takes, where that is longer
+
+
+class Looks(Protocol):
+    """Looks at the growing statistics, and may end the capture before its last image."""
+
+    def enough(self, images: int, statistics: Mapping[str, FoldSums]) -> bool:
+        """Called after every batch, first with what an earlier call summed; `statistics` are finished when read."""
+        ...
+
+    def end(self, images: int) -> None:
+        """Called once `enough` said so, before the sums over `images` are committed as the whole of the capture."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Images summed now, and images found summed."""
+
+    images: int
+    reused_images: int
 
 
 def sum_stream(
@@ -37,46 +61,58 @@ def sum_stream(
     folds: int,
     product_dtype: torch.dtype = torch.float64,
     device: str = "cpu",
+    looks: Looks | None = None,
     on_event: OnEvent = ignore,
-) -> tuple[int, int]:
+) -> Summed:
     """Sum the planned layers over the shard's images; commits the sums from time to time and at the end.
+
+    A shard that was begun for another number of images goes on from the whole batches that it holds.
 
     Args:
         plan: of the shard; its dtype and codec are not used.
         model: in evaluation mode, on `device`.
         folds: image i of the run belongs to fold i mod `folds`.
         product_dtype: of products within a block; sums are float64.
-
-    Returns:
-        images summed now, and images found summed.
+        looks: may end the capture before the plan does; only for a capture of one shard.
 
     Raises:
         NonFiniteError: activations that are not finite; what was committed before stays.
         RunMismatchError: the shard was begun with other images or settings.
+        ModelError: a layer's outputs are not what they were on the first images, see `capture.own_outputs`.
     """
     partials = Partials(run, plan)
-    done, before, digest = _resumed(partials, images, folds)
-    reused = min(done * plan.batch_images, plan.images)
+    resumed = _resumed(partials, images, folds)
+    done, digest = resumed.batches, resumed.first_digest
+    reused = _images_in(plan, done)
     if reused:
         on_event(Reused("capture", f"the sums of {reused:,} of {plan.images:,} images"))
-    spans = [_positions(plan, batch) for batch in range(done, plan.batches)]
-    geometries = {layer.geometry.layer: layer.geometry for layer in plan.layers}
-    calls = {layer.geometry.layer: layer.calls for layer in plan.layers}
-    sums = {layer: empty_folds(geometry, folds, device) for layer, geometry in geometries.items()}
-    committed_at = monotonic()
+    adding = _Adding(plan, model, folds, product_dtype, device)
+    finished = FinishedSums(list(adding.layers), resumed.sums, adding.sums)
+    enough = looks is not None and done > 0 and looks.enough(reused, finished)
+    spans = [] if enough else [_positions(plan, batch) for batch in range(done, plan.batches)]
+    clock = _CommitClock()
     with reporting("capture", plan.images - reused, "images", on_event) as advance, torch.inference_mode():
-        for span, batch in zip(spans, images.batches(spans), strict=True):
+        for span, batch in zip(spans, images.batches(spans), strict=False):
             digest = digest or batch_digest(batch)
-            with _summing(model, geometries, calls, sums, span.start, product_dtype):
-                model(batch.to(device))
+            adding.add(batch.to(device), span.start)
             done += 1
             advance(len(span))
-            if monotonic() - committed_at > COMMIT_SECONDS and done < plan.batches:
-                partials.write(Progress(done, digest, _finished(before, sums, geometries)))
-                committed_at = monotonic()
-        if spans:
-            partials.write(Progress(done, digest, _finished(before, sums, geometries)))
-    return plan.images - reused, reused
+            if looks is not None and looks.enough(_images_in(plan, done), finished):
+                enough = True
+                break
+            if clock.due() and done < plan.batches:
+                with clock.committing():
+                    partials.write(_progress(done, digest, finished))
+        if enough and looks is not None:
+            looks.end(_images_in(plan, done))
+            partials = Partials(run, replace(plan, images=_images_in(plan, done)))
+        if spans or partials.begun_with() != partials.plan:
+            partials.write(_progress(done, digest, finished))
+    return Summed(_images_in(plan, done) - reused, reused)
+
+
+def _images_in(plan: StreamPlan, batches: int) -> int:
+    return min(batches * plan.batch_images, plan.images)
 
 
 def _positions(plan: StreamPlan, batch: int) -> range:
@@ -84,28 +120,45 @@ def _positions(plan: StreamPlan, batch: int) -> range:
     return range(plan.first_image + span.start, plan.first_image + span.stop)
 
 
-def _finished(
-    before: Mapping[str, FoldSums], sums: Mapping[str, FoldShifts], geometries: Mapping[str, LayerGeometry]
-) -> dict[str, FoldSums]:
-    """What an earlier call committed and what this one has summed, on the CPU."""
-    finished = {layer: finish_folds(parts, geometries[layer]) for layer, parts in sums.items()}
-    on_cpu = {
-        layer: tuple(Sums(**{name: tensor.cpu() for name, tensor in part.tensors().items()}) for part in parts)
-        for layer, parts in finished.items()
-    }
-    return {layer: merge_folds(before[layer], parts) for layer, parts in on_cpu.items()} if before else on_cpu
+def _progress(batches: int, first_digest: str, finished: FinishedSums) -> Progress:
+    # A mapping that finishes one layer at a time: the finished sums of all layers may not fit in memory.
+    return Progress(batches, first_digest, cast("dict[str, FoldSums]", finished))
 
 
-def _resumed(partials: Partials, images: Images, folds: int) -> tuple[int, dict[str, FoldSums], str]:
-    """Batches that an earlier call committed, their sums (none: empty), and the digest of the first batch."""
+class _CommitClock:
+    """When the sums are due to be committed (mutable)."""
+
+    def __init__(self) -> None:
+        self._due_at = monotonic() + COMMIT_SECONDS
+
+    def due(self) -> bool:
+        return monotonic() > self._due_at
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """The next commit is due the later, the longer this one takes."""
+        started = monotonic()
+        yield
+        ended = monotonic()
+        self._due_at = ended + max(COMMIT_SECONDS, _WORK_PER_COMMIT * (ended - started))
+
+
+def _resumed(partials: Partials, images: Images, folds: int) -> Progress:
+    """What an earlier call committed; no batches, no sums and no digest if there is nothing.
+
+    Raises:
+        RunMismatchError: it was begun with other settings or images, or has gone beyond this plan.
+    """
     plan, begun = partials.plan, partials.begun_with()
     if begun is None:
-        return 0, {}, ""
+        return Progress(0, "", {})
     progress = partials.read()
     assert progress is not None  # there is a plan
+    held = progress.batches * plan.batch_images  # of whole batches
+    grown = begun == replace(plan, images=begun.images) and held <= min(begun.images, plan.images)
     first = batch_digest(next(images.batches([_positions(plan, 0)])))
     same_folds = all(len(parts) == folds for parts in progress.sums.values())
-    if begun != plan or first != progress.first_digest or not same_folds:
+    if not (begun == plan or grown) or first != progress.first_digest or not same_folds:
         raise RunMismatchError(
             "This shard was begun with other images or settings.",
             expected="the batch size, folds, shards and images that it was begun with",
@@ -113,37 +166,43 @@ def _resumed(partials: Partials, images: Images, folds: int) -> tuple[int, dict[
             where=partials.prefix,
             remedy="repeat the first settings to resume, pass --overwrite to start anew, or choose another RUN",
         )
-    return progress.batches, progress.sums, progress.first_digest
+    return progress
 
 
-@contextmanager
-def _summing(
-    model: nn.Module,
-    geometries: Mapping[str, LayerGeometry],
-    calls: Mapping[str, int],
-    sums: Mapping[str, FoldShifts],
-    first_image: int,
-    product_dtype: torch.dtype,
-) -> Iterator[None]:
-    """Hooks that add each layer's input and output as soon as they exist; in-place layers come later."""
-    seen = dict.fromkeys(geometries, 0)
+class _Adding:
+    """Passes batches through the model and adds up what its layers see (mutable)."""
 
-    def hook_of(layer: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            seen[layer] += 1
-            inputs = args[0] if args else kwargs["input"]
-            update_folds(sums[layer], inputs, output, geometries[layer], first_image, product_dtype)
+    def __init__(
+        self, plan: StreamPlan, model: nn.Module, folds: int, product_dtype: torch.dtype, device: str
+    ) -> None:
+        self.layers = {layer.geometry.layer: layer for layer in plan.layers}
+        self.sums: dict[str, LayerSums] = {}
+        self._plan, self._model, self._folds, self._device = plan, model, folds, device
+        self._product_dtype = product_dtype
 
-        return hook
+    def add(self, batch: Tensor, first_image: int) -> None:
+        """Add a batch on the model's device, whose first image is number `first_image` of the run."""
+        if not self.sums:
+            self.sums.update(self._begin(batch[:PROBE_IMAGES]))
+        seen = dict.fromkeys(self.layers, 0)
 
-    handles = [
-        model.get_submodule(layer).register_forward_hook(hook_of(layer), with_kwargs=True) for layer in geometries
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer, number in seen.items():
-        if number != calls[layer]:
-            raise wrong_calls(layer, calls[layer], number)
+        def hook_of(layer: str) -> Any:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+                seen[layer] += 1
+                inputs = args[0] if args else kwargs["input"]
+                self.sums[layer].add(inputs, output, first_image, self._product_dtype)
+
+            return hook
+
+        with hooked(self._model, {layer: hook_of(layer) for layer in self.layers}):  # in-place layers come later
+            self._model(batch)
+        for layer, number in seen.items():
+            if number != self.layers[layer].calls:
+                raise wrong_calls(layer, self.layers[layer].calls, number)
+
+    def _begin(self, probe: Tensor) -> dict[str, LayerSums]:
+        own = own_maps(self._model, {name: layer.geometry for name, layer in self.layers.items()}, probe)
+        return {
+            name: begin_layer(layer, self._plan.images, self._folds, own.get(name), self._device)
+            for name, layer in self.layers.items()
+        }

@@ -79,14 +79,22 @@ def count_calls(model: nn.Module, layers: list[str], example: Tensor) -> dict[st
 
         return hook
 
-    handles = [model.get_submodule(layer).register_forward_hook(count(layer)) for layer in layers]
+    with torch.inference_mode(), hooked(model, {layer: count(layer) for layer in layers}):
+        model(example)
+    return {layer: number for layer, number in calls.items() if number}
+
+
+@contextmanager
+def hooked(model: nn.Module, hooks: Mapping[str, Any]) -> Iterator[None]:
+    """Call `hooks[layer](module, args, kwargs, output)` after every call of the layer, within the `with` block."""
+    handles = [
+        model.get_submodule(layer).register_forward_hook(hook, with_kwargs=True) for layer, hook in hooks.items()
+    ]
     try:
-        with torch.inference_mode():
-            model(example)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return {layer: number for layer, number in calls.items() if number}
 
 
 @contextmanager
@@ -103,14 +111,8 @@ def _hooked(
 
         return hook
 
-    handles = [
-        model.get_submodule(layer).register_forward_hook(hook_of(layer), with_kwargs=True) for layer in layers
-    ]
-    try:
+    with hooked(model, {layer: hook_of(layer) for layer in layers}):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _stored(tensor: Tensor, dtype: str, layer: str, side: str) -> Tensor:
