@@ -34,26 +34,22 @@ class Batch:
 
 def read_plans(documents: Documents, stream: str) -> dict[str, StreamPlan]:
     """The plans of the stream's shards, by the shards' prefixes; none if nothing was captured."""
-    plans: dict[str, StreamPlan] = {}
-    for name in documents.names(f"activations/{layout.part(stream)}"):
-        if re.fullmatch(r"shard-\d+-of-\d+", name):
-            prefix = f"activations/{layout.part(stream)}/{name}"
-            found = documents.read_json(f"{prefix}/{layout.PLAN}")
-            if found is not None:
-                plans[prefix] = plan_from_json(found)
-    return plans
+    begun = f"activations/{layout.part(stream)}"
+    shards = [f"{begun}/{name}" for name in documents.names(begun) if re.fullmatch(r"shard-\d+-of-\d+", name)]
+    found = documents.read_many_json([f"{shard}/{layout.PLAN}" for shard in shards])
+    return {shard: plan_from_json(plan) for shard, plan in zip(shards, found, strict=True) if plan is not None}
 
 
 def committed_batches(documents: Documents, prefix: str, plan: StreamPlan) -> list[Batch]:
     """Batches of a shard whose marker belongs to this plan."""
-    found = []
-    for name in documents.names(f"{prefix}/commits"):
-        if not re.fullmatch(r"batch-\d{8}\.json", name):
-            continue
-        marker = documents.read_json(f"{prefix}/commits/{name}")
-        if marker is not None and marker.get("plan") == plan.digest:
-            found.append(_batch(marker, prefix, name))
-    return found
+    commits = f"{prefix}/commits"
+    names = [name for name in documents.names(commits) if re.fullmatch(r"batch-\d{8}\.json", name)]
+    markers = documents.read_many_json([f"{commits}/{name}" for name in names])
+    return [
+        _batch(marker, prefix, name)
+        for name, marker in zip(names, markers, strict=True)
+        if marker is not None and marker.get("plan") == plan.digest
+    ]
 
 
 def _batch(marker: Mapping[str, Any], prefix: str, name: str) -> Batch:

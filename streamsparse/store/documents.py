@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from zarr.abc.store import Store
@@ -12,6 +13,9 @@ from zarr.core.sync import sync
 
 from streamsparse.errors import CorruptDataError
 from streamsparse.store.failures import storage_errors
+
+AT_ONCE = 32
+"""Requests on their way at the same time when many documents are read."""
 
 
 class Documents:
@@ -46,16 +50,27 @@ class Documents:
         Raises:
             CorruptDataError: the bytes are not a JSON object.
         """
-        data = self.read(key)
-        if data is None:
-            return None
-        try:
-            value = json.loads(data)
-        except ValueError as error:
-            raise _not_json(key, str(error)) from error
-        if not isinstance(value, dict):
-            raise _not_json(key, type(value).__name__)
-        return value
+        return _parsed(key, self.read(key))
+
+    def read_many_json(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
+        """The JSON objects at `keys` in their order, None where there is none; AT_ONCE requests at a time.
+
+        Raises:
+            CorruptDataError: the bytes of one are not a JSON object.
+        """
+        found = sync(self._read_many(keys))
+        return [_parsed(key, data) for key, data in zip(keys, found, strict=True)]
+
+    async def _read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def read(key: str) -> bytes | None:
+            async with places:
+                with storage_errors(key):
+                    value = await self._store.get(key, self._prototype)
+                return None if value is None else value.to_bytes()
+
+        return await asyncio.gather(*(read(key) for key in keys))
 
     def write_json(self, key: str, value: dict[str, Any]) -> None:
         """Replace the JSON object at `key`."""
@@ -68,12 +83,12 @@ class Documents:
     def names(self, prefix: str) -> list[str]:
         """Sorted names directly below `prefix`."""
         with storage_errors(prefix):
-            return sorted(sync(_collect(self._store.list_dir(prefix))))
+            return sorted(sync(_collect(self._store.list_dir, prefix)))
 
     def keys(self, prefix: str) -> list[str]:
         """Sorted keys of all objects below `prefix`."""
         with storage_errors(prefix):
-            return sorted(sync(_collect(self._store.list_prefix(prefix))))
+            return sorted(sync(_collect(self._store.list_prefix, prefix)))
 
     def delete(self, prefix: str) -> None:
         """Remove everything below `prefix`."""
@@ -91,8 +106,20 @@ class Documents:
             return sync(self._store.getsize_prefix(prefix)) if self.names(prefix) else 0
 
 
-async def _collect(names: AsyncIterator[str]) -> list[str]:
-    return [name async for name in names]
+async def _collect(list_below: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]:
+    return [name async for name in list_below(prefix)]  # called in zarr's event loop, as obstore requires
+
+
+def _parsed(key: str, data: bytes | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise _not_json(key, str(error)) from error
+    if not isinstance(value, dict):
+        raise _not_json(key, type(value).__name__)
+    return value
 
 
 def _not_json(key: str, got: str) -> CorruptDataError:

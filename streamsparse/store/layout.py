@@ -10,6 +10,9 @@
       partials/STREAM/shard-IIII-of-NNNN/
         a/LAYER/, b/LAYER/                            records: sums of a capture that dumps nothing, in turn
         progress.json                                 which of the two counts, and how many batches are in it
+      partials/STREAM/sums-DIGEST/
+        plan.json                                     how an accumulation cut its layers, to go on with after a kill
+        LAYER/BLOCK/lane-NNNN/                        record: growing sums, and the batches that are in them
       statistics/STREAM/LAYER/                        record: sums by fold, float64
       solution/fronts/GROUP/                          record: best support for every count, errors
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
@@ -17,6 +20,7 @@
                                                       a kill leaves the solution before or the one after
       checkpoints/NAME/model.safetensors, config.json the latter written last
       evaluations/NAME.json                           original and checkpoint side by side
+      locks/NAME/ID-exclusive.json, ID-shared.json    in a bucket only: who holds the lock, see `store.leases`
 
 A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a
 sequential refit, whose activations are dropped as soon as its statistics are committed.
@@ -38,6 +42,8 @@ RECORD = "record.json"
 SOLUTION = "solution/solution.json"
 SOLUTION_WEIGHTS = "solution/weights"
 ORIGINAL_STREAM = "original"
+BEGUN_IN_BUCKET = ("locks", "model")
+"""What a run in a bucket that was killed before its manifest may hold."""
 
 
 def part(name: str) -> str:
@@ -61,12 +67,32 @@ def partials_prefix(stream: str, index: int, count: int) -> str:
     return f"partials/{part(stream)}/shard-{index:04d}-of-{count:04d}"
 
 
+def sums_prefix(stream: str, digest: str) -> str:
+    return f"partials/{part(stream)}/sums-{digest}"
+
+
+def lane_key(sums: str, layer: str, block: str, lane: int) -> str:
+    return f"{sums}/{part(layer)}/{block}/lane-{lane:04d}"
+
+
 def array_key(shard: str, layer: str, call: int, side: str) -> str:
     return f"{shard}/{part(layer)}@{call}/{side}"
 
 
 def commit_key(shard: str, batch: int) -> str:
     return f"{shard}/commits/batch-{batch:08d}.json"
+
+
+def lease_prefix(name: str) -> str:
+    return f"locks/{part(name)}"
+
+
+def lease_key(name: str, identifier: str, *, shared: bool) -> str:
+    return f"{lease_prefix(name)}/{identifier}-{'shared' if shared else 'exclusive'}.json"
+
+
+def is_shared_lease(key: str) -> bool:
+    return key.endswith("-shared.json")
 
 
 def statistics_key(stream: str, layer: str) -> str:

@@ -9,6 +9,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, MemoryStore
 
 from streamsparse.errors import UsageError
+from streamsparse.store.bucket import SCHEME, open_bucket
 
 
 def local_path(url: str) -> Path | None:
@@ -20,22 +21,24 @@ def local_path(url: str) -> Path | None:
 
 
 def open_store(url: str) -> Store:
-    """A store at a path, a `file://` URL or `memory://`.
+    """A store at a path, a `file://` URL, `s3://bucket/prefix` or `memory://`.
 
     Nothing is created until something is written.
 
     Raises:
-        UsageError: a scheme that is not supported.
+        UsageError: a scheme that is not supported, or a URL that does not parse.
     """
     if url == "memory://":
         return MemoryStore()
+    if url.startswith(f"{SCHEME}://"):
+        return open_bucket(url)
     path = local_path(url)
-    if path is None:
+    if path is None or url.startswith(f"{SCHEME}:"):  # a pathlib.Path loses one of the slashes
         raise UsageError(
             "This kind of URL cannot hold a run.",
-            expected="a directory or a file:// URL",
+            expected="a directory, a file:// URL or s3://BUCKET/PREFIX (as text, not as a pathlib.Path)",
             got=url,
-            remedy="give a path on a disk that every process of the run can see",
+            remedy="give a path on a disk that every process of the run can see, or a bucket of an S3 server",
         )
     return _Directory(path)
 

@@ -1,4 +1,4 @@
-"""A run: one directory (later: one bucket prefix) that holds everything from capture to checkpoint."""
+"""A run: one directory or one prefix of a bucket that holds everything from capture to checkpoint."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from streamsparse.errors import (
 from streamsparse.store import layout
 from streamsparse.store.activations import ActivationReader, ActivationWriter
 from streamsparse.store.batches import read_plans
+from streamsparse.store.bucket import Bucket
 from streamsparse.store.documents import Documents
 from streamsparse.store.locks import locked
 from streamsparse.store.opening import local_path, open_store
@@ -36,7 +37,7 @@ class Run:
     """Access to a run. Opening one creates nothing.
 
     Attributes:
-        url: path or URL; `memory://` keeps the run in this process.
+        url: path, `file://` URL or `s3://bucket/prefix`; `memory://` keeps the run in this process.
     """
 
     url: str
@@ -53,7 +54,7 @@ class Run:
     @property
     def directory(self) -> Path | None:
         """On the local disk, or None."""
-        return None if self.url == "memory://" else local_path(self.url)
+        return local_path(self.url)
 
     @property
     def exists(self) -> bool:
@@ -72,8 +73,8 @@ class Run:
         if found is None:
             raise RunNotFoundError(
                 "There is no run here.",
-                expected=f"a directory with {layout.MANIFEST}",
-                got="an existing directory without one" if self._occupied() else "nothing",
+                expected=f"a directory or prefix with {layout.MANIFEST}",
+                got="a place without one" if self._occupied() else "nothing",
                 where=self.url,
                 remedy="check the path, or begin a run with `streamsparse capture`",
             )
@@ -165,24 +166,29 @@ class Run:
         return list(read_plans(self.documents, stream).values())
 
     def lock(self, name: str = "run", *, shared: bool = False, wait: bool = False) -> AbstractContextManager[None]:
-        """Keep other processes away while a stage writes; see `store.locks`."""
+        """Keep other processes away while a stage writes; see `store.locks` and, for a bucket, `store.leases`."""
+        if isinstance(self.store, Bucket):
+            from streamsparse.store.leases import leased
+
+            return leased(self.store, name, shared=shared, wait=wait)
         return locked(self.directory, name, shared=shared, wait=wait)
 
     def require_own(self) -> None:
-        """Refuse a directory that holds something else; a run that was killed at its very beginning is ours.
+        """Refuse a place that holds something else; a run that was killed at its very beginning is ours.
 
         Raises:
             RunError: files that are not a run's; nothing is touched.
         """
-        found = self.documents.read_json(layout.MANIFEST) if self.exists else None
-        if self.directory is None or (found is not None and "schema" in found):
+        found = self.documents.read_json(layout.MANIFEST)
+        if found is not None and "schema" in found:
             return
-        foreign = sorted(path.name for path in self.directory.iterdir()) if self._occupied() else []
-        if foreign and not (self.directory / ".run.lock").exists():
+        names = self._names()
+        ours = ".run.lock" in names if self.directory is not None else set(names) <= set(layout.BEGUN_IN_BUCKET)
+        if names and not ours:
             raise RunError(
-                "This directory holds something that is not a run.",
-                expected="a directory that is empty or does not exist, or a run",
-                got=", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""),
+                "This directory or prefix holds something that is not a run.",
+                expected="one that is empty or does not exist, or a run",
+                got=", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
                 where=self.url,
                 remedy="choose another RUN; nothing was touched",
             )
@@ -193,5 +199,11 @@ class Run:
         for prefix in ("activations", "partials", "statistics", "solution", "checkpoints", "evaluations", "model"):
             self.documents.delete(prefix)
 
+    def _names(self) -> list[str]:
+        """What lies directly in the run's place."""
+        if self.directory is None:
+            return self.documents.names("")
+        return sorted(path.name for path in self.directory.iterdir()) if self.directory.is_dir() else []
+
     def _occupied(self) -> bool:
-        return self.directory is not None and self.directory.is_dir()
+        return bool(self._names()) if self.directory is None else self.directory.is_dir()
