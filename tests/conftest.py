@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see streams
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.object_server"]
+
 # A busy machine is no reason to fail. CI repeats the same examples; elsewhere every run draws new ones.
 unhurried = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("everywhere", **unhurried, print_blob=True)

@@ -173,7 +173,7 @@ def test_an_empty_directory_and_a_killed_beginning_are_ours(tmp_path: Path) -> N
     run.require_own()
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/run", "http://host/run", "gs://bucket"])
+@pytest.mark.parametrize("url", ["http://host/run", "gs://bucket", "az://bucket/run"])
 def test_unsupported_urls(url: str) -> None:
     with pytest.raises(UsageError) as raised:
         Run.at(url)
