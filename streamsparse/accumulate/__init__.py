@@ -3,7 +3,7 @@
 from streamsparse.accumulate.executors import open_executor
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
 from streamsparse.accumulate.report import AccumulateReport
-from streamsparse.accumulate.stage import accumulate, accumulate_stream
+from streamsparse.accumulate.stage import accumulate, accumulate_stream, dry_run
 
 __all__ = [
     "AccumulatePlan",
@@ -11,6 +11,7 @@ __all__ = [
     "AccumulateSettings",
     "accumulate",
     "accumulate_stream",
+    "dry_run",
     "open_executor",
     "plan_accumulation",
 ]

@@ -1,69 +1,125 @@
-"""Reductions on a Dask cluster, local or remote."""
+"""Steps on a Dask cluster, local or remote. Sums stay in the run: what moves between processes is who does what."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import uuid4
 
-from distributed import Client, Future, LocalCluster, as_completed
+import dask
+from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
-from streamsparse.accumulate.reduction import Item, Reduction, Result, merge_tree
-from streamsparse.errors import ClusterError
+from streamsparse.accumulate.memory import process_bytes
+from streamsparse.accumulate.steps import Report, Step
+from streamsparse.errors import ClusterError, UsageError
 
 _TIMEOUT_SECONDS = 20
+_POLL_SECONDS = 0.1
+_SHARE_OF_LIMIT = 0.9
+_FAILURES = (KilledWorker, CancelledError, RuntimeError, OSError, TimeoutError)
+_MEMORY = {f"distributed.worker.memory.{part}": False for part in ("target", "spill", "pause")}
+"""Workers hold sums that they add to, which nobody can spill; the limit itself stays."""
 
 
 class DaskExecutor:
-    """Every item is one task; merges are tasks too, so partial results stay on the workers."""
+    """Every step is one task."""
 
     name = "dask"
+    tasks_per_process = 1
 
     def __init__(self, client: Client) -> None:
         self._client = client
-
-    def run(
-        self, reductions: Sequence[Reduction[Item, Result]], on_item: Callable[[Item], None]
-    ) -> Iterator[tuple[str, Result]]:
-        items: dict[Future[Any], Any] = {}
-        roots: dict[Future[Any], str] = {}
-        for priority, reduction in enumerate(reductions):
-
-            def leaf(
-                item: Item, reduction: Reduction[Item, Result] = reduction, priority: int = priority
-            ) -> Future[Any]:
-                future = self._client.submit(reduction.map, item, pure=False, priority=-priority)
-                items[future] = item
-                return future
-
-            def merge(
-                first: Future[Any], second: Future[Any], reduction: Reduction[Item, Result] = reduction
-            ) -> Future[Any]:
-                return self._client.submit(reduction.merge, first, second, pure=False)
-
-            roots[merge_tree(reduction.items, leaf, merge)] = reduction.key
-        yield from self._results(items, roots, on_item)
-
-    def _results(
-        self, items: dict[Future[Any], Any], roots: dict[Future[Any], str], on_item: Callable[[Item], None]
-    ) -> Iterator[tuple[str, Result]]:
-        try:
-            for future in as_completed({*items, *roots}):
-                if future.status != "finished":
-                    future.result()  # raises the task's own error, or that it was lost with the scheduler
-                if future in items:
-                    on_item(items.pop(future))
-                if future in roots:
-                    yield roots.pop(future), future.result()
-        except (KilledWorker, CancelledError, RuntimeError, OSError, TimeoutError) as error:
+        found = self._workers()
+        if not found:
             raise ClusterError(
-                "The Dask cluster failed while it summed statistics.",
-                got=f"{type(error).__name__}: {error}",
-                remedy="check the scheduler's and the workers' logs, and that the workers have this version of "
-                "streamsparse; then run the same command again: finished layers are kept",
-            ) from error
+                "The Dask cluster has no workers.",
+                expected="at least one worker",
+                got="none",
+                where=client.scheduler.address if client.scheduler else None,
+                remedy="start some with `dask worker ADDRESS --nthreads 1`",
+            )
+        self.workers = sum(worker["nthreads"] for worker in found)
+        self.tasks_per_process = max(worker["nthreads"] for worker in found)
+        limits = [worker["memory_limit"] for worker in found if worker.get("memory_limit")]
+        self._limit = int(_SHARE_OF_LIMIT * min(limits)) if limits else None
+
+    def _workers(self) -> list[dict[str, Any]]:
+        with _translated():
+            return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+
+    def process_bytes(self) -> int:
+        """The largest of the workers, after they have imported what they need."""
+        with _translated():
+            return int(max(self._client.run(_worker_bytes).values()))
+
+    def memory_limit_bytes(self) -> int | None:
+        """What a worker may use: Dask kills one at 95 % of its limit."""
+        return self._limit
+
+    def run(self, steps: Sequence[Step], report: Report) -> Iterator[Step]:
+        topic, amounts = f"streamsparse-{uuid4().hex}", SimpleQueue[int]()
+        self._client.subscribe_topic(topic, lambda event: amounts.put(event[1]))
+        futures: dict[str, Future[Any]] = {}
+        for priority, step in enumerate(steps):
+            after = [futures[key] for key in step.after]
+            futures[step.key] = self._client.submit(
+                _work, step.work, step.item, topic, *after, pure=False, priority=-priority
+            )
+        try:
+            yield from self._done(dict(zip(futures.values(), steps, strict=True)), amounts, report)
+        finally:
+            with suppress(*_FAILURES):
+                self._client.unsubscribe_topic(topic)
+
+    def _done(self, steps: dict[Future[Any], Step], amounts: SimpleQueue[int], report: Report) -> Iterator[Step]:
+        completed = as_completed(list(steps))
+        with _translated():
+            while not completed.is_empty():
+                for future in completed.next_batch(block=False):
+                    if future.status != "finished":
+                        future.result()  # raises the task's own error, or that it was lost with the scheduler
+                    yield steps[future]
+                _drain(amounts, report)
+                time.sleep(_POLL_SECONDS)
+        _drain(amounts, report)
+
+
+def _drain(amounts: SimpleQueue[int], report: Report) -> None:
+    with suppress(Empty):
+        while True:
+            report(amounts.get_nowait())
+
+
+def _work(work: Callable[[Any, Report], None], item: Any, topic: str, *_: object) -> None:
+    """Runs on a worker."""
+    worker = get_worker()
+    work(item, lambda amount: worker.log_event(topic, amount))
+
+
+def _worker_bytes() -> int:
+    """Runs on a worker."""
+    import streamsparse.accumulate.task  # noqa: F401  what a task will import
+
+    return process_bytes()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _FAILURES as error:
+        raise ClusterError(
+            "The Dask cluster failed while it summed statistics.",
+            got=f"{type(error).__name__}: {error}",
+            remedy="check the scheduler's and the workers' logs (a worker that is killed again and again needs a "
+            "higher memory limit) and that the workers have this version of streamsparse; then run the same "
+            "command again: it goes on from the partial sums in the run",
+        ) from error
 
 
 @contextmanager
@@ -71,23 +127,46 @@ def cluster_executor(scheduler: str | None, workers: int, memory_limit_bytes: in
     """Connect to a scheduler, or start local single-thread processes for the time of the `with` block.
 
     Raises:
-        ClusterError: the scheduler cannot be reached.
+        ClusterError: the scheduler cannot be reached, or has no workers.
     """
-    if scheduler is None:
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # any free port: two clusters may run on one machine
-                memory_limit=memory_limit_bytes or "auto",
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+    if scheduler is not None:
+        with _connected(scheduler) as client:
             yield DaskExecutor(client)
         return
+    with (
+        dask.config.set(_MEMORY),
+        _local_cluster(workers, memory_limit_bytes) as cluster,
+        Client(cluster) as client,
+    ):
+        yield DaskExecutor(client)
+
+
+def _local_cluster(workers: int, memory_limit_bytes: int | None) -> LocalCluster:
     try:
-        client = Client(scheduler, timeout=_TIMEOUT_SECONDS)
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # any free port: two clusters may run on one machine
+            memory_limit=memory_limit_bytes or "auto",
+        )
+    except RuntimeError as error:
+        raise ClusterError(
+            "The local worker processes do not start.",
+            expected=f"{workers} processes",
+            got=f"{type(error).__name__}: {error}",
+            remedy='in a script, call streamsparse under `if __name__ == "__main__":`, for workers import it; or '
+            "use threads",
+        ) from error
+
+
+def _connected(scheduler: str) -> Client:
+    if "://" not in scheduler:
+        raise UsageError(
+            "This is no address of a scheduler.", expected="tcp://HOST:PORT", got=scheduler, where="--scheduler"
+        )
+    try:
+        return Client(scheduler, timeout=_TIMEOUT_SECONDS)
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             "The Dask scheduler cannot be reached.",
@@ -96,5 +175,3 @@ def cluster_executor(scheduler: str | None, workers: int, memory_limit_bytes: in
             where=scheduler,
             remedy="start one with `dask scheduler`, check the address, or leave out --scheduler to work locally",
         ) from error
-    with client:
-        yield DaskExecutor(client)

@@ -1,64 +1,78 @@
-"""Where reductions run: in this thread, in threads, in local processes, on a Dask cluster. One contract."""
+"""Where steps run: in this thread, in threads, in local processes, on a Dask cluster. One contract."""
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 
-from streamsparse.accumulate.reduction import Executor, Item, Reduction, Result, merge_tree
+from streamsparse.accumulate.memory import process_bytes
+from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.errors import UsageError
 
 
 class SerialExecutor:
-    """The reference: one item at a time in the calling thread, depth first, so few results are held at once."""
+    """The reference: one step after the other in the calling thread."""
 
     name = "serial"
+    workers = 1
+    tasks_per_process = 1
 
-    def run(
-        self, reductions: Sequence[Reduction[Item, Result]], on_item: Callable[[Item], None]
-    ) -> Iterator[tuple[str, Result]]:
-        for reduction in reductions:
+    def process_bytes(self) -> int:
+        """Of this process."""
+        return process_bytes()
 
-            def leaf(item: Item, reduction: Reduction[Item, Result] = reduction) -> Result:
-                result = reduction.map(item)
-                on_item(item)
-                return result
+    def memory_limit_bytes(self) -> int | None:
+        """None of its own."""
+        return None
 
-            yield reduction.key, merge_tree(reduction.items, leaf, reduction.merge)
+    def run(self, steps: Sequence[Step], report: Report) -> Iterator[Step]:
+        for step in steps:
+            step.work(step.item, report)
+            yield step
 
 
 class ThreadExecutor:
-    """A pool of threads; torch's own threads are shared between them.
-
-    As many items are under way as there are threads, across reductions, and results are merged in the order of
-    the items, so that few are held at once.
-    """
+    """A pool of threads; torch's own threads are shared between them."""
 
     name = "threads"
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = self.tasks_per_process = workers
 
-    def run(
-        self, reductions: Sequence[Reduction[Item, Result]], on_item: Callable[[Item], None]
-    ) -> Iterator[tuple[str, Result]]:
-        work = iter([(reduction.map, item) for reduction in reductions for item in reduction.items])
-        pool = ThreadPoolExecutor(self._workers)
+    def process_bytes(self) -> int:
+        """Of this process."""
+        return process_bytes()
+
+    def memory_limit_bytes(self) -> int | None:
+        """None of its own."""
+        return None
+
+    def run(self, steps: Sequence[Step], report: Report) -> Iterator[Step]:
+        messages: queue.SimpleQueue[int | tuple[Step, Future[None]]] = queue.SimpleQueue()
+        waiting, done = list(steps), set[str]()
+        pool = ThreadPoolExecutor(self.workers)
+
+        def start_ready() -> None:
+            for step in [step for step in waiting if done.issuperset(step.after)]:
+                waiting.remove(step)
+                future = pool.submit(step.work, step.item, messages.put)
+                future.add_done_callback(lambda future, step=step: messages.put((step, future)))  # type: ignore[misc]
+
         try:
-            under_way = deque(pool.submit(map_, item) for map_, item in islice(work, self._workers))
-
-            def leaf(item: Item) -> Result:
-                result = under_way.popleft().result()
-                under_way.extend(pool.submit(map_, item) for map_, item in islice(work, 1))
-                on_item(item)
-                return result
-
-            for reduction in reductions:
-                yield reduction.key, merge_tree(reduction.items, leaf, reduction.merge)
+            start_ready()
+            while len(done) < len(steps):
+                message = messages.get()
+                if isinstance(message, int):
+                    report(message)
+                    continue
+                step, future = message
+                future.result()
+                done.add(step.key)
+                start_ready()
+                yield step
         finally:
             pool.shutdown(cancel_futures=True)
 

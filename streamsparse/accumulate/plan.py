@@ -1,27 +1,39 @@
 """Which chunks each task reads, and what it will hold in memory, before anything runs.
 
-batches   |0 1 2 3 4 5 6 7 8 9|      one task = a contiguous run of batches of one layer
-tasks     |  t0   |  t1   | t2|      partial sums, merged pairwise in this order
+    batches   |0 1 2 3 4 5 6 7 8 9|      lanes: contiguous runs of batches
+    lanes     |   0   |   1   | 2 |
+    blocks    one per layer, or pairs of ranges of channels where a Gram does not fit a worker
+    tasks     one per layer, block and lane; its sums are kept in the run while they grow
+    finish    one per layer and block: adds its lanes in their order, writes its part of the statistics
+
+A layer with one lane is finished by its task.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import prod
 
-from streamsparse.errors import MemoryLimitError, UsageError
-from streamsparse.kernels.shift_sums import shift_bytes
-from streamsparse.kernels.shifts import BLOCK_BYTES
-from streamsparse.kernels.statistics import sums_bytes
+from streamsparse.accumulate.memory import Cut, Resources, cut_layer
+from streamsparse.errors import UsageError
+from streamsparse.kernels.gram_blocks import GramBlock
+from streamsparse.kernels.gram_plan import axes, patch_cost, shift_cost
+from streamsparse.kernels.shift_terms import shift_terms
+from streamsparse.store import layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.batches import Batch
 from streamsparse.store.stream import SIDES, CapturedLayer
+from streamsparse.types import LayerGeometry
 
-_TASK_BYTES = 256 * 2**20
-_MOST_TASKS = 16
+PRODUCTS = ("float64", "float32")
+_TASKS_PER_WORKER = 3
+_MOST_LANES = 32
+_READ_COST = 40  # multiply-adds that are as expensive as a number read
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class AccumulateSettings:
     Attributes:
         folds: image i belongs to fold i mod `folds`; at least 2 for held-out errors.
         product_dtype: of the matrix products within a block; all sums are float64.
-        memory_limit_bytes: per worker, or None.
+        memory_limit_bytes: of a worker's process, or None.
     """
 
     folds: int = 5
@@ -41,24 +53,55 @@ class AccumulateSettings:
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise UsageError("Held-out errors need folds.", expected="≥ 2", got=self.folds, where="--folds")
-        if self.product_dtype not in ("float64", "float32"):
+        if self.product_dtype not in PRODUCTS:
             raise UsageError(
                 "Unknown dtype of products.",
-                expected="float64 | float32",
+                expected=" | ".join(PRODUCTS),
                 got=self.product_dtype,
                 where="--products",
             )
 
 
 @dataclass(frozen=True)
-class Task:
-    """Sum a contiguous run of batches of one layer; self-contained, so that any process can do it."""
+class LaneTask:
+    """Sum some batches of one layer and block; self-contained, so that any process can do it.
+
+    Attributes:
+        run_url, stream, layer: what is read.
+        block: of the Gram; lane: number of the lane.
+        batches: that are to be in the lane.
+        sums: prefix of the lanes of this accumulation.
+        channels: on the side of a block.
+        source: identity of the layer's statistics.
+        folds, product_dtype: see `AccumulateSettings`.
+        images_per_read, copy_bytes: see `Cut`.
+        direct: no other lane: write the statistics when all batches are in.
+    """
 
     run_url: str
     stream: str
     layer: CapturedLayer
+    block: GramBlock
+    lane: int
     batches: tuple[Batch, ...]
-    settings: AccumulateSettings
+    sums: str
+    channels: int
+    source: str
+    folds: int
+    product_dtype: str
+    images_per_read: int
+    copy_bytes: int
+    direct: bool
+
+    @property
+    def key(self) -> str:
+        """Of the lane in the run."""
+        return layout.lane_key(self.sums, self.layer.geometry.layer, self.block.name, self.lane)
+
+    @property
+    def images(self) -> int:
+        """That the task reads."""
+        return sum(batch.images for batch in self.batches)
 
 
 @dataclass(frozen=True)
@@ -66,38 +109,88 @@ class LayerPlan:
     """All tasks of one layer.
 
     Attributes:
+        layer: of the stream.
+        cut: blocks and what a task holds.
+        tasks: by block, then lane.
         source: SHA-256 over the batches and settings: statistics with the same source are the same.
-        read_bytes: raw activations to be read.
-        task_bytes: projected peak of one task: partial sums that wait for their merge, a block, a batch.
+        read_bytes: raw activations to be read, as often as blocks need them.
+        cost: of one task, in multiply-adds.
     """
 
     layer: CapturedLayer
-    tasks: tuple[Task, ...]
+    cut: Cut
+    tasks: tuple[LaneTask, ...]
     source: str
     read_bytes: int
-    task_bytes: int
+    cost: float
+
+    @property
+    def name(self) -> str:
+        """Of the layer."""
+        return self.layer.geometry.layer
+
+    @property
+    def lanes(self) -> int:
+        """Per block."""
+        return len(self.tasks) // len(self.cut.blocks)
+
+    @property
+    def task_bytes(self) -> int:
+        """Projected peak of one task, the process left out."""
+        return self.cut.task_bytes
 
 
 @dataclass(frozen=True)
 class AccumulatePlan:
-    """The whole stage."""
+    """The whole stage.
+
+    Attributes:
+        stream: that is summed.
+        images: of all batches.
+        settings: as asked for.
+        resources: of the workers.
+        sums: prefix of the partial sums.
+        layers: in order of execution.
+    """
 
     stream: str
     images: int
     settings: AccumulateSettings
+    resources: Resources
+    sums: str
     layers: tuple[LayerPlan, ...]
+
+    @property
+    def worker_bytes(self) -> int:
+        """Projected peak of a worker's process."""
+        largest = max((layer.task_bytes for layer in self.layers), default=0)
+        return self.resources.process_bytes + self.resources.tasks_per_process * largest
+
+    def cuts(self) -> dict[str, list[int]]:
+        """Channels per block and lanes of every layer, to go on with after a kill."""
+        return {layer.name: [layer.cut.channels, layer.lanes] for layer in self.layers}
 
 
 def plan_accumulation(
-    run_url: str, reader: ActivationReader, batches: list[Batch], settings: AccumulateSettings
+    run_url: str,
+    reader: ActivationReader,
+    batches: list[Batch],
+    settings: AccumulateSettings,
+    resources: Resources | None = None,
+    *,
+    earlier: Mapping[str, Sequence[int]] | None = None,
+    single_lane: bool = False,
 ) -> AccumulatePlan:
-    """Cut every layer's batches into tasks.
+    """Cut every layer into tasks.
 
     Args:
         run_url: of the run that `reader` reads.
         reader: of the stream.
         batches: all that are to be summed, in order of their images.
-        settings: folds, dtype, memory.
+        settings: folds, dtype.
+        resources: workers and their memory; None for one without a limit.
+        earlier: channels and lanes of an accumulation to go on with, by layer; kept where they fit.
+        single_lane: batches will be added as they come.
 
     Raises:
         MemoryLimitError: one task alone needs more than the limit.
@@ -112,49 +205,87 @@ def plan_accumulation(
             where=f"stream '{reader.stream}'",
             remedy="capture more images or lower --folds",
         )
-    value_bytes = 2 if next(iter(reader.plans.values())).dtype == "float16" else 4
-    layers = [
-        _plan_layer(run_url, reader.stream, layer, batches, settings, value_bytes)
-        for layer in reader.layers.values()
-    ]
-    return AccumulatePlan(reader.stream, images, settings, tuple(layers))
-
-
-def _plan_layer(
-    run_url: str,
-    stream: str,
-    layer: CapturedLayer,
-    batches: list[Batch],
-    settings: AccumulateSettings,
-    value_bytes: int,
-) -> LayerPlan:
-    values = layer.calls * sum(prod(layer.shape(side)) for side in SIDES)  # per image
-    read_bytes = values * value_bytes * sum(batch.images for batch in batches)
-    count = max(1, min(len(batches), _MOST_TASKS, -(-read_bytes // _TASK_BYTES)))
-    cuts = [len(batches) * number // count for number in range(count + 1)]
-    tasks = tuple(
-        Task(run_url, stream, layer, tuple(batches[first:last]), settings) for first, last in pairwise(cuts)
-    )
-    largest_batch = max(batch.images for batch in batches) * values * 8
-    held = 2 + (count - 1).bit_length()  # one per level of the merge tree, the running sums, the merged
-    task_bytes = settings.folds * (held * sums_bytes(layer.geometry) + shift_bytes(layer.geometry))
-    task_bytes += 2 * BLOCK_BYTES + 2 * largest_batch
-    _check_limit(task_bytes, settings.memory_limit_bytes, layer)
-    return LayerPlan(layer, tasks, _source(batches, settings), read_bytes, task_bytes)
-
-
-def _check_limit(task_bytes: int, limit_bytes: int | None, layer: CapturedLayer) -> None:
-    if limit_bytes is not None and task_bytes > limit_bytes:
-        raise MemoryLimitError(
-            f"One task of layer '{layer.geometry.layer}' does not fit the memory limit.",
-            expected=f"at most {limit_bytes:,} bytes",
-            got=f"{task_bytes:,} bytes projected",
-            where=layer.geometry.layer,
-            remedy="raise --memory-limit, lower --folds, or capture with a smaller --batch-size",
+    resources = resources or Resources()
+    sums = layout.sums_prefix(reader.stream, sums_digest(reader, settings))
+    earlier, source = earlier or {}, source_of(batches, settings)
+    costs = {name: images * layer_cost(layer) for name, layer in reader.layers.items()}
+    share = sum(costs.values()) / (_TASKS_PER_WORKER * resources.workers)
+    layers = []
+    for name, layer in reader.layers.items():
+        before = tuple(earlier.get(name, ()))
+        cut = cut_layer(layer, reader.example_plan, settings.folds, resources, *before[:1])
+        alone = single_lane or resources.workers == 1
+        wanted = 1 if alone else math.ceil(costs[name] / (share * len(cut.blocks)))
+        if before and before[0] == cut.channels:
+            wanted = before[1]
+        lanes = max(1, min(wanted, len(batches), _MOST_LANES))
+        task = _first_task(run_url, reader.stream, layer, cut, settings)
+        task = replace(task, sums=sums, source=source, direct=lanes == 1 and not single_lane)
+        tasks = _tasks(task, cut.blocks, lanes, batches)
+        layers.append(
+            LayerPlan(layer, cut, tasks, source, _read_bytes(layer, reader, images, cut), costs[name] / len(tasks))
         )
+    return AccumulatePlan(reader.stream, images, settings, resources, sums, tuple(layers))
 
 
-def _source(batches: list[Batch], settings: AccumulateSettings) -> str:
+def _first_task(
+    run_url: str, stream: str, layer: CapturedLayer, cut: Cut, settings: AccumulateSettings
+) -> LaneTask:
+    return LaneTask(
+        run_url=run_url,
+        stream=stream,
+        layer=layer,
+        block=cut.blocks[0],
+        lane=0,
+        batches=(),
+        sums="",
+        channels=cut.channels,
+        source="",
+        folds=settings.folds,
+        product_dtype=settings.product_dtype,
+        images_per_read=cut.images_per_read,
+        copy_bytes=cut.copy_bytes,
+        direct=False,
+    )
+
+
+def _tasks(common: LaneTask, blocks: Sequence[GramBlock], lanes: int, batches: list[Batch]) -> tuple[LaneTask, ...]:
+    ends = [len(batches) * number // lanes for number in range(lanes + 1)]
+    return tuple(
+        replace(common, block=block, lane=lane, batches=tuple(batches[first:last]))
+        for block in blocks
+        for lane, (first, last) in enumerate(pairwise(ends))
+    )
+
+
+def _read_bytes(layer: CapturedLayer, reader: ActivationReader, images: int, cut: Cut) -> int:
+    itemsize = 2 if reader.example_plan.dtype == "float16" else 4
+    per_image = [layer.calls * prod(layer.shape(side)) * itemsize for side in SIDES]
+    diagonal = sum(block.diagonal for block in cut.blocks)
+    return images * (per_image[0] * len(cut.blocks) + per_image[1] * diagonal)
+
+
+def layer_cost(layer: CapturedLayer) -> float:
+    """Multiply-adds, and what is as expensive, of one image."""
+    geometry: LayerGeometry = layer.geometry
+    products = min(shift_cost(geometry, shift_terms(*axes(geometry))), patch_cost(geometry))
+    cross = geometry.patches_per_image * geometry.columns * geometry.out_channels
+    return layer.calls * (products + cross + _READ_COST * sum(prod(layer.shape(side)) for side in SIDES))
+
+
+def sums_digest(reader: ActivationReader, settings: AccumulateSettings) -> str:
+    """Identity of partial sums: what is captured how, folds and products; not the batches, which may grow."""
+    captured = reader.example_plan.to_json()
+    identity = {
+        "captured": {name: captured[name] for name in ("shards", "batch_images", "dtype", "codec", "layers")},
+        "folds": settings.folds,
+        "products": settings.product_dtype,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_of(batches: list[Batch], settings: AccumulateSettings) -> str:
+    """Identity of finished statistics: the batches, folds and products."""
     identity = {
         "batches": [asdict(batch) for batch in batches],
         "folds": settings.folds,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamsparse.cli import capturing, inspecting, results, solving
+from streamsparse.cli import accumulating, capturing, inspecting, results, solving
 
 app = typer.Typer(
     name="streamsparse",
@@ -20,7 +20,7 @@ app = typer.Typer(
 app.command("demo")(capturing.demo)
 app.command("prune")(capturing.prune)
 app.command("capture")(capturing.capture)
-app.command("accumulate")(solving.accumulate)
+app.command("accumulate")(accumulating.accumulate)
 app.command("solve")(solving.solve)
 app.command("refit")(solving.refit)
 app.command("write")(results.write)

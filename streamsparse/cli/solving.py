@@ -1,4 +1,4 @@
-"""Commands between the activations and the weights: accumulate, solve, refit."""
+"""Commands between the statistics and the weights: solve, refit."""
 
 from __future__ import annotations
 
@@ -7,89 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamsparse.cli import options as o
-from streamsparse.cli.console import command, print_json, print_table, say, size_text
+from streamsparse.cli.console import command, print_json, print_table, say
 
 if TYPE_CHECKING:
     from streamsparse.types import LayerReport, Solution
-
-
-def accumulate(
-    run: o.RunArgument,
-    folds: o.Folds = 5,
-    executor: o.ExecutorKind = "auto",
-    workers: o.Workers = None,
-    scheduler: o.Scheduler = None,
-    memory_limit: o.MemoryLimit = None,
-    products: o.Products = "float64",
-    threads: o.Threads = None,
-    as_json: o.Json = False,
-    dry_run: o.DryRun = False,
-) -> None:
-    """Reduce the activations in RUN to sufficient statistics: the only pass over the data.
-
-    Each layer is committed as soon as it is summed; typed again, the command keeps finished layers.
-
-    Examples:
-
-        streamsparse accumulate runs/lenet
-
-        streamsparse accumulate runs/vgg --executor processes \\
-            --workers 8 --memory-limit 4GiB
-
-        streamsparse accumulate /shared/runs/vgg --scheduler tcp://10.0.0.1:8786
-
-        streamsparse accumulate runs/vgg --dry-run
-    """
-    from streamsparse.accumulate import AccumulateSettings
-    from streamsparse.accumulate import accumulate as accumulate_stage
-
-    o.use_threads(threads)
-    with command(as_json) as bars:
-        settings = AccumulateSettings(folds, products, o.parse_bytes(memory_limit))
-        if dry_run:
-            _show_accumulate_plan(run, settings, as_json)
-            return
-        report = accumulate_stage(
-            run, settings=settings, executor=executor, scheduler=scheduler, workers=workers, on_event=bars
-        )
-    if as_json:
-        print_json({"run": run, "report": report, "seconds": bars.seconds})
-    else:
-        say(
-            f"{run}: {report.layers} layers summed over {report.images:,} images ({report.patches:,} patches), "
-            f"{report.reused_layers} reused. Next: streamsparse solve {run} --budget params=0.5"
-        )
-
-
-def _show_accumulate_plan(run: str, settings: object, as_json: bool) -> None:
-    from streamsparse.accumulate import AccumulateSettings, plan_accumulation
-    from streamsparse.store import Run
-
-    assert isinstance(settings, AccumulateSettings)
-    reader = Run.at(run).reader()
-    plan = plan_accumulation(run, reader, reader.require_complete(), settings)
-    rows = [
-        (
-            layer.layer.geometry.layer,
-            layer.layer.geometry.columns,
-            layer.layer.geometry.patches_per_image * plan.images,
-            len(layer.tasks),
-            size_text(layer.read_bytes),
-            size_text(layer.task_bytes),
-        )
-        for layer in plan.layers
-    ]
-    if as_json:
-        names = ("layer", "columns", "patches", "tasks", "read", "task")
-        layers = [dict(zip(names, row, strict=True)) for row in rows]
-        exact = [{"read_bytes": layer.read_bytes, "task_bytes": layer.task_bytes} for layer in plan.layers]
-        print_json({"images": plan.images, "layers": [a | b for a, b in zip(layers, exact, strict=True)]})
-        return
-    columns = {
-        "layer": "left", "columns": "right", "patches": "right", "tasks": "right", "to read": "right",
-        "projected per task": "right",
-    }  # fmt: skip
-    print_table(f"{plan.images:,} images in {settings.folds} folds", columns, rows)
 
 
 def solve(

@@ -100,10 +100,9 @@ def split_blocks(geometry: LayerGeometry, channels: int) -> tuple[GramBlock, ...
 
 
 def _ranges(size: int, longest: int) -> list[tuple[int, int]]:
-    """As few ranges as possible, of lengths that differ by at most one."""
-    count = -(-size // longest)
-    edges = [size * number // count for number in range(count + 1)]
-    return list(pairwise(edges))
+    """As few ranges as possible, all of one length but for a shorter last one, as chunks of an array are."""
+    step = -(-size // -(-size // longest))
+    return list(pairwise([*range(0, size, step), size]))
 
 
 def block_slices(geometry: LayerGeometry, block: GramBlock) -> dict[str, tuple[slice, ...]]:

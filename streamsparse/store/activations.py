@@ -123,10 +123,14 @@ class ActivationReader:
             )
 
     @property
+    def example_plan(self) -> StreamPlan:
+        """Of any shard; the shards of a capture differ in their images alone."""
+        return next(iter(self.plans.values()))
+
+    @property
     def layers(self) -> dict[str, CapturedLayer]:
         """By module path."""
-        plan = next(iter(self.plans.values()))
-        return {layer.geometry.layer: layer for layer in plan.layers}
+        return {layer.geometry.layer: layer for layer in self.example_plan.layers}
 
     def batches(self) -> list[Batch]:
         """All committed batches, in order of their images."""

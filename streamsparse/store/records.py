@@ -89,6 +89,10 @@ class Draft:
         """Whether `note` was called with this name."""
         return Documents(self.store).exists(f"{self.key}/{self.generation}/{name}.json")
 
+    def drop(self) -> None:
+        """Remove what was written."""
+        Documents(self.store).delete(f"{self.key}/{self.generation}")
+
     def commit(self, names: Sequence[str], description: dict[str, Any], *, alone: bool = True) -> None:
         """Switch the record to this draft and drop the one before.
 

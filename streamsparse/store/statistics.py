@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from streamsparse.errors import CorruptDataError, StageMissingError
 from streamsparse.kernels.folds import FoldSums
-from streamsparse.kernels.statistics import FIELDS
+from streamsparse.kernels.gram_blocks import GramBlock, block_slices
+from streamsparse.kernels.statistics import FIELDS, field_shapes
 from streamsparse.store import layout
 from streamsparse.store.partials import fold_sums
+from streamsparse.store.records import Draft
 from streamsparse.store.run import Run
 from streamsparse.types import LayerGeometry
 
@@ -75,8 +79,70 @@ class Statistics(Mapping[str, FoldSums]):
         """How the layer's statistics were made, or None."""
         return self.run.records.description(layout.statistics_key(self.stream, layer))
 
+    def draft(self, geometry: LayerGeometry, folds: int, generation: str, channels: int) -> StatisticsDraft:
+        """Begin statistics that come block by block, or go on with a draft of the same generation.
+
+        Args:
+            geometry: of the layer.
+            folds: of the sums.
+            generation: 16 hexadecimal digits.
+            channels: on the side of a block, over all its groups; chunks are blocks then.
+        """
+        draft = self.run.records.draft(layout.statistics_key(self.stream, geometry.layer), generation)
+        return StatisticsDraft(draft, geometry, folds, channels)
+
     def write(self, geometry: LayerGeometry, sums: FoldSums, description: dict[str, Any]) -> None:
         """Commit the statistics of one layer, replacing what was there."""
         arrays = {name: np.stack([getattr(part, name).cpu().numpy() for part in sums]) for name in FIELDS}
         about = {**description, "folds": len(sums), "geometry": asdict(geometry)}
         self.run.records.write(layout.statistics_key(self.stream, geometry.layer), about, arrays)
+
+
+@dataclass(frozen=True)
+class StatisticsDraft:
+    """Statistics of one layer while they are written; they count from `commit` on."""
+
+    draft: Draft
+    geometry: LayerGeometry
+    folds: int
+    channels: int
+
+    def create(self) -> None:
+        """Create the arrays; once, before others write into them."""
+        width = self.geometry.in_channels // self.geometry.groups
+        groups = max(1, self.channels // width)
+        rows = min(width, self.channels) * self.geometry.taps
+        sides = {"gram": (groups, rows, rows), "cross": (groups, rows, None), "sum_x": (groups, rows)}
+        for name, shape in field_shapes(self.geometry).items():
+            if self.channels >= self.geometry.in_channels:
+                self.draft.create(name, (self.folds, *shape), np.float64)
+                continue
+            largest = [size if side is None else side for side, size in zip_longest(sides.get(name, ()), shape)]
+            chunks = [min(side, size) for side, size in zip(largest, shape, strict=True)]
+            self.draft.create(name, (self.folds, *shape), np.float64, (1, *chunks))
+
+    def put(self, fold: int, block: GramBlock, finished: Mapping[str, Tensor]) -> None:
+        """Write what `finish_block` made of one fold; the half below the diagonal is filled in."""
+        for name, where in block_slices(self.geometry, block).items():
+            values = finished[name].cpu().numpy()
+            self.draft.put(name, values, (fold, *where))
+            if name == "gram" and not block.diagonal:
+                groups, rows, columns = where
+                self.draft.put(name, values.transpose(0, 2, 1), (fold, groups, columns, rows))
+
+    def note(self, block: GramBlock) -> None:
+        """All folds of the block are written."""
+        self.draft.note(f"done/{block.name}")
+
+    def noted(self, block: GramBlock) -> bool:
+        """Whether all folds of the block are written."""
+        return self.draft.noted(f"done/{block.name}")
+
+    def drop(self) -> None:
+        """Give up what was written."""
+        self.draft.drop()
+
+    def commit(self, description: dict[str, Any]) -> None:
+        """Make these the layer's statistics, replacing what was there."""
+        about = {**description, "folds": self.folds, "geometry": asdict(self.geometry)}
+        self.draft.commit(FIELDS, about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import torch
 
 from streamsparse.accumulate import AccumulateSettings, accumulate, plan_accumulation
-from streamsparse.accumulate import plan as planning
-from streamsparse.accumulate.reduction import merge_tree
+from streamsparse.accumulate import task as task_module
+from streamsparse.accumulate.memory import LEAST_CHANNELS, LEAST_COPY_BYTES, Resources, cut_layer
+from streamsparse.accumulate.stage import begin_sums, earlier_cuts
+from streamsparse.accumulate.task import FinishTask, draft_of, finish_lanes, sum_lane
 from streamsparse.capture import CaptureSettings, capture
 from streamsparse.errors import (
+    CorruptDataError,
     MemoryLimitError,
     RunLockedError,
     RunNotFoundError,
@@ -117,42 +121,112 @@ def test_settings_are_checked(settings: dict[str, object]) -> None:
         AccumulateSettings(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("task_bytes", [1, 10_000, 2**28])
-def test_tasks_cover_every_batch_once_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_bytes: int
-) -> None:
-    monkeypatch.setattr(planning, "_TASK_BYTES", task_bytes)
+@pytest.mark.parametrize("workers", [1, 2, 7, 100])
+def test_tasks_cover_every_batch_once_in_order(tmp_path: Path, workers: int) -> None:
     run = captured_run(tmp_path, images=50, batch=2)
     reader = run.reader()
     batches = reader.require_complete()
-    plan = plan_accumulation(run.url, reader, batches, SETTINGS)
+    plan = plan_accumulation(run.url, reader, batches, SETTINGS, Resources(workers))
     for layer in plan.layers:
         assert [batch for task in layer.tasks for batch in task.batches] == batches
         assert all(task.batches for task in layer.tasks)
-        assert len(layer.tasks) <= 16
+        assert all(task.direct == (len(layer.tasks) == 1) for task in layer.tasks)
+    assert sum(len(layer.tasks) for layer in plan.layers) >= min(workers, len(batches))
     raw = sum(layer.read_bytes for layer in plan.layers)
     assert raw == sum(plan.raw_bytes for plan in reader.plans.values())
 
 
-@pytest.mark.parametrize("count", range(1, 20))
-def test_the_projection_counts_what_a_merge_tree_holds(count: int) -> None:
-    """Leaves are evaluated depth first: at most one partial result per level waits for its partner."""
-    held = most = 0
+def test_a_layer_is_cut_as_finely_as_its_memory_demands(tmp_path: Path) -> None:
+    reader = captured_run(tmp_path).reader()
+    layer = reader.layers["fc1"]
+    cut = cut_layer(layer, reader.example_plan, 4, Resources())
+    assert len(cut.blocks) == 1
+    sizes = [(cut.channels, cut.copy_bytes)]
+    while sizes[-1] > (LEAST_CHANNELS, LEAST_COPY_BYTES):
+        limit = cut.task_bytes - 1
+        cut = cut_layer(layer, reader.example_plan, 4, Resources(limit_bytes=1000 + limit, process_bytes=1000))
+        assert cut.task_bytes <= limit
+        sizes.append((cut.channels, cut.copy_bytes))
+    assert sizes == sorted(sizes, reverse=True)
+    with pytest.raises(MemoryLimitError) as raised:
+        cut_layer(layer, reader.example_plan, 4, Resources(limit_bytes=cut.task_bytes - 1))
+    assert f"{cut.task_bytes:,} bytes projected" in str(raised.value.got)
 
-    def leaf(_: int) -> int:
-        nonlocal held, most
-        held += 1
-        most = max(most, held)
-        return 1
 
-    def merge(first: int, second: int) -> int:
-        nonlocal held, most
-        most = max(most, held + 1)
-        held -= 1
-        return first + second
+def test_a_killed_accumulation_is_gone_on_with_as_it_was_cut(tmp_path: Path) -> None:
+    """Lanes and blocks stay as they were; other memory makes another cut, and what was summed of it starts anew."""
+    run = captured_run(tmp_path, images=50, batch=5)
+    reader = run.reader()
+    batches = reader.require_complete()
+    cuts = {"conv2": [3, 3], "fc1": [36, 2], "fc2": [12, 2]}
+    plan = plan_accumulation(run.url, reader, batches, SETTINGS, earlier=cuts)
+    layers = plan.layers
+    begin_sums(run, plan, layers)
+    for task in layers[0].tasks[:4]:
+        sum_lane(run, task, lambda _: None)
+    assert earlier_cuts(run, reader, SETTINGS) == cuts
+    amounts: list[int] = []
+    sum_lane(run, layers[0].tasks[0], amounts.append)
+    assert amounts == [layers[0].tasks[0].images]  # nothing is read again
+    report = accumulate(run, settings=SETTINGS, executor="serial")
+    assert report.layers == 3
+    expected = statistics_arrays(summed_run(tmp_path / "other", images=50, batch=5))
+    assert largest_difference(statistics_arrays(run), expected) <= 1e-12
+    assert not (tmp_path / plan.sums).exists()
 
-    assert merge_tree(range(count), leaf, merge) == count
-    assert most <= 2 + (count - 1).bit_length()
+
+def test_lanes_that_do_not_hold_every_batch_once_are_refused(tmp_path: Path) -> None:
+    run = captured_run(tmp_path, images=50, batch=5)
+    reader = run.reader()
+    plan = plan_accumulation(run.url, reader, reader.require_complete(), SETTINGS, earlier={"fc1": [72, 2]})
+    begin_sums(run, plan, plan.layers)
+    first, second = plan.layers[1].tasks
+    for task in (first, second):
+        sum_lane(run, task, lambda _: None)
+    finish_lanes(run, FinishTask((first, second)), lambda _: None)
+    for changed in (replace(second, batches=second.batches[:-1]), replace(second, batches=first.batches)):
+        draft_of(run, first).drop()
+        draft_of(run, first).create()
+        with pytest.raises(CorruptDataError, match="every batch once"):
+            finish_lanes(run, FinishTask((first, changed)), lambda _: None)
+
+
+def test_a_batch_that_was_captured_anew_is_not_added_to_old_sums(tmp_path: Path) -> None:
+    run = captured_run(tmp_path, images=50, batch=5)
+    reader = run.reader()
+    plan = plan_accumulation(run.url, reader, reader.require_complete(), SETTINGS, earlier={"fc1": [72, 2]})
+    begin_sums(run, plan, plan.layers)
+    task = plan.layers[1].tasks[0]
+    sum_lane(run, task, lambda _: None)
+    other = (replace(task.batches[0], digest="0" * 64), *task.batches[1:])
+    with pytest.raises(CorruptDataError, match="captured anew"):
+        sum_lane(run, replace(task, batches=other), lambda _: None)
+
+
+def test_long_tasks_keep_their_sums_as_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after some batches, the task goes on behind the last that was kept, and the sums are the same bits."""
+    monkeypatch.setattr(task_module, "KEEP_SECONDS", 0.0)
+    run = captured_run(tmp_path, images=50, batch=5)
+    reader = run.reader()
+    plan = plan_accumulation(run.url, reader, reader.require_complete(), SETTINGS)
+    begin_sums(run, plan, plan.layers)
+    task = plan.layers[0].tasks[0]
+    done: list[int] = []
+
+    def dying(amount: int) -> None:
+        done.append(amount)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sum_lane(run, task, dying)
+    amounts: list[int] = []
+    sum_lane(run, task, amounts.append)
+    assert amounts == [15, *[5] * 7]
+    accumulate(run, settings=SETTINGS, executor="serial")
+    expected = statistics_arrays(summed_run(tmp_path / "other", images=50, batch=5))
+    found = statistics_arrays(run)
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
 
 def test_a_run_in_memory(tmp_path: Path) -> None:

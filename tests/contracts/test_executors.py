@@ -2,14 +2,13 @@
 
 "processes" is the last of these with a cluster of its own; it is opened once, to spare the suite its start.
 
-Tolerance: every executor merges the same tasks in the same tree, so the sums agree to a relative 1e-12 (they are
+Tolerance: every executor adds the same lanes in the same order, so the sums agree to a relative 1e-12 (they are
 equal bit for bit where BLAS uses as many threads).
 """
 
 from __future__ import annotations
 
 import json
-import operator
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +27,9 @@ from distributed import LocalCluster
 from streamsparse.accumulate import AccumulateSettings, accumulate, accumulate_stream, plan_accumulation
 from streamsparse.accumulate import cluster as cluster_module
 from streamsparse.accumulate import plan as planning
-from streamsparse.accumulate.executors import SerialExecutor, open_executor
-from streamsparse.accumulate.reduction import Executor, Reduction
+from streamsparse.accumulate.executors import open_executor
+from streamsparse.accumulate.memory import Resources
+from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.errors import ClusterError, CorruptDataError, HalfOverflowError, UsageError
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
@@ -52,15 +53,13 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
             yield opened
 
 
-@pytest.fixture
-def many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task for every batch."""
-    monkeypatch.setattr(planning, "_TASK_BYTES", 1)
+CUTS = {"conv2": [3, 3], "fc1": [36, 8], "fc2": [12, 2]}
+"""Channels on the side of a block, and lanes: conv2 and fc1 in blocks, all in several lanes."""
 
 
 def plan_of(run: Run) -> planning.AccumulatePlan:
     reader = run.reader()
-    return plan_accumulation(run.url, reader, reader.require_complete(), SETTINGS)
+    return plan_accumulation(run.url, reader, reader.require_complete(), SETTINGS, earlier=CUTS)
 
 
 def summed(run: Run, executor: Executor) -> dict[str, np.ndarray]:
@@ -68,48 +67,56 @@ def summed(run: Run, executor: Executor) -> dict[str, np.ndarray]:
     return statistics_arrays(run)
 
 
-@pytest.mark.usefixtures("many_tasks")
 def test_the_same_statistics(executor: Executor, tmp_path: Path) -> None:
+    """Several lanes and blocks on any executor, one of each in this thread."""
     run = captured_run(tmp_path, images=50, batch=7)
-    assert all(len(layer.tasks) == 8 for layer in plan_of(run).layers)
+    assert [(len(layer.cut.blocks), len(layer.tasks)) for layer in plan_of(run).layers] == [(3, 9), (3, 24), (1, 2)]
     found = summed(run, executor)
+    assert not run.documents.names(f"partials/original/{plan_of(run).sums.rpartition('/')[2]}")
     run.documents.delete("statistics")
-    assert largest_difference(found, summed(run, SerialExecutor())) <= TOLERANCE
+    accumulate(run, settings=SETTINGS, executor="serial")
+    assert largest_difference(found, statistics_arrays(run)) <= TOLERANCE
 
 
-def numbered(item: int) -> list[int]:
-    return [item]
+def noting(folder: Path, item: tuple[int, tuple[int, ...]], report: Report) -> None:
+    """Leaves a file, once those before it are there."""
+    number, before = item
+    assert all((folder / str(other)).exists() for other in before)
+    (folder / str(number)).touch()
+    report(number)
 
 
-def joined(first: list[int], second: list[int]) -> list[int]:
-    return first + second
-
-
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_merges_neighbours_in_the_order_of_the_items(executor: Executor, count: int) -> None:
-    reductions = [Reduction(str(key), tuple(range(key, key + count)), numbered, joined) for key in range(3)]
-    seen: list[int] = []
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_every_step_once_in_an_order_that_is_allowed(executor: Executor, tmp_path: Path, count: int) -> None:
+    before = {number: tuple(range(0, number, 3)) for number in range(count)}
+    steps = [
+        Step(str(number), partial(noting, tmp_path), (number, others), tuple(map(str, others)))
+        for number, others in before.items()
+    ]
+    amounts: list[int] = []
     threads: set[int] = set()
 
-    def on_item(item: int) -> None:
-        seen.append(item)
+    def report(amount: int) -> None:
+        amounts.append(amount)
         threads.add(threading.get_ident())
 
-    found = dict(executor.run(reductions, on_item))
-    assert found == {str(key): list(range(key, key + count)) for key in range(3)}
-    assert sorted(seen) == sorted(item for reduction in reductions for item in reduction.items)
+    done = [step.key for step in executor.run(steps, report)]
+    assert sorted(done, key=int) == [str(number) for number in range(count)]
+    for number, others in before.items():
+        assert all(done.index(str(other)) < done.index(str(number)) for other in others)
     assert threads == {threading.get_ident()}
+    assert sorted(amounts) == list(range(count))
 
 
-def failing(item: int) -> list[int]:
+def failing(item: int, report: Report) -> None:
     if item == 3:
         raise HalfOverflowError("Too large.", expected="65,504", got=1e9, where="conv1", remedy="--dtype float32")
-    return [item]
+    report(1)
 
 
 def test_errors_come_through_unchanged(executor: Executor) -> None:
     with pytest.raises(HalfOverflowError) as raised:
-        list(executor.run([Reduction("all", tuple(range(6)), failing, joined)], lambda _: None))
+        list(executor.run([Step(str(item), failing, item) for item in range(6)], lambda _: None))
     assert raised.value.to_json() == {
         "error": "HalfOverflowError",
         "summary": "Too large.",
@@ -120,7 +127,6 @@ def test_errors_come_through_unchanged(executor: Executor) -> None:
     }
 
 
-@pytest.mark.usefixtures("many_tasks")
 def test_finished_layers_stay_committed_when_a_chunk_is_damaged(executor: Executor, tmp_path: Path) -> None:
     run = captured_run(tmp_path)
     flip_bit(next(tmp_path.rglob("fc2@0/input/c/2/0")))
@@ -130,21 +136,21 @@ def test_finished_layers_stay_committed_when_a_chunk_is_damaged(executor: Execut
     assert "fc2" not in Statistics(run)
 
 
-def dying(marker: Path, item: int) -> list[int]:
+def dying(folder: Path, item: int, report: Report) -> None:
     """Kills the process that works on item 2, once."""
-    if item == 2 and not marker.exists():
-        marker.touch()
+    if item == 2 and not (folder / "killed").exists():
+        (folder / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return [item]
+    (folder / str(item)).touch()
+    report(item)
 
 
 def test_a_killed_worker_changes_nothing(executor: Executor, tmp_path: Path) -> None:
     if executor.name != "dask":
         pytest.skip("works in this process")
-    marker = tmp_path / "killed"
-    reduction = Reduction("all", tuple(range(8)), partial(dying, marker), joined)
-    assert dict(executor.run([reduction], lambda _: None)) == {"all": list(range(8))}
-    assert marker.exists()
+    steps = [Step(str(item), partial(dying, tmp_path), item) for item in range(8)]
+    assert len(list(executor.run(steps, lambda _: None))) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*map(str, range(8)), "killed"]
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads", "auto", "processes"])
@@ -161,29 +167,6 @@ def test_an_unknown_name() -> None:
     assert raised.value.got == "magic"
 
 
-def test_threads_hold_no_more_than_they_work_on() -> None:
-    """Items are started only when a thread is free, so finished results do not pile up."""
-    started: list[int] = []
-    merged = 0
-
-    def slow_first(item: int) -> list[int]:
-        started.append(item)
-        if item == 0:
-            time.sleep(0.3)
-            assert len(started) <= 3
-        return [item]
-
-    def merge(first: list[int], second: list[int]) -> list[int]:
-        nonlocal merged
-        merged += 1
-        return first + second
-
-    with open_executor("threads", workers=3) as opened:
-        found = dict(opened.run([Reduction("all", tuple(range(20)), slow_first, merge)], lambda _: None))
-    assert found == {"all": list(range(20))}
-    assert merged == 19
-
-
 def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "_TIMEOUT_SECONDS", 1)
     with pytest.raises(ClusterError) as raised, open_executor("serial", scheduler="tcp://127.0.0.1:9"):
@@ -197,14 +180,19 @@ class NotDask:
 
     name = "dask"
 
-    def run(self, *_: object) -> Iterator[tuple[str, object]]:
+    def run(self, *_: object) -> Iterator[Step]:
         raise AssertionError("nothing may be submitted")
 
 
 def test_a_run_in_memory_is_not_sent_to_other_processes() -> None:
-    plan = planning.AccumulatePlan("original", 1, SETTINGS, ())
+    plan = planning.AccumulatePlan("original", 1, SETTINGS, Resources(), "partials/original/sums-0", ())
     with pytest.raises(UsageError, match="in memory"):
         accumulate_stream(Run.at("memory://"), plan, executor=NotDask())  # type: ignore[arg-type]
+
+
+def slow(_: int, report: Report) -> None:
+    time.sleep(1.0)
+    report(1)
 
 
 @pytest.mark.slow
@@ -221,9 +209,12 @@ def test_a_scheduler_that_dies_is_a_cluster_error(tmp_path: Path) -> None:
         while not address.exists():
             time.sleep(0.1)
         where = json.loads(address.read_text())["address"]
-        reduction = Reduction("all", (2.0,) * 8, time.sleep, operator.is_)  # the workers do not know this module
+        while True:
+            with suppress(ClusterError), open_executor("serial", scheduler=where) as opened:
+                break
+        steps = [Step(str(item), slow, item) for item in range(8)]
         with open_executor("serial", scheduler=where) as opened, pytest.raises(ClusterError) as raised:
-            list(opened.run([reduction], lambda _: processes[0].kill()))
+            list(opened.run(steps, lambda _: processes[0].kill()))
         assert raised.value.exit_status == 1
     finally:
         for process in processes:

@@ -139,7 +139,7 @@ def test_the_blocks_of_a_split_layer_come_diagonal_first() -> None:
         ((0, 4), (4, 8)), ((0, 4), (8, 12)), ((4, 8), (8, 12)),
     ]  # fmt: skip
     assert blocks[3].name == "g0-1.r0-4.c4-8"
-    assert [block.name for block in split_blocks(GROUPED, 8)] == ["g0-1.r0-4.c0-4", "g1-3.r0-4.c0-4"]
+    assert [block.name for block in split_blocks(GROUPED, 8)] == ["g0-2.r0-4.c0-4", "g2-3.r0-4.c0-4"]
     assert len(split_blocks(GROUPED, 3)) == 3 * 3
 
 
