@@ -3,7 +3,7 @@
 Each holder keeps an object of its own under locks/NAME/ and renews it while it lives:
 
     ask      write the own object under a new name, then list: no rival there -> the lock is held
-    rival    delete the own object, wait until the listing changes, ask again; give up at a rival that is seen to
+    rival    delete the own object, wait until no rival is listed, ask again; give up at a rival that is seen to
              live; of several that ask at once, the one whose name comes first stays until the others have gone
     renew    every 5 s; the holder itself stops writing 25 s after the last renewal that succeeded
     expiry   30 s without renewal, by the server's clock: the object counts no more, and is deleted
@@ -92,6 +92,7 @@ class Lease:
         self._shared = shared
         self._timing = timing
         self._key = ""
+        self._holders: dict[ListedObject, dict[str, Any]] = {}  # what was read of rivals
         self._renewals = 0
         self._renewed = 0.0  # start of the last renewal that succeeded, by `_clock`
         self._modified = 0.0  # its time by the server's clock
@@ -101,14 +102,9 @@ class Lease:
 
     def acquire(self, *, wait: bool) -> None:
         """Ask until the lock is held. Raises RunLockedError at a living holder unless `wait`."""
-        seen: list[ListedObject] = []
         with storage_errors(self._prefix):
             while rivals := self._ask():
-                living = [rival for rival in rivals if self._lives(rival, seen)]
-                if living and not wait:
-                    raise self._locked(living[0])
-                self._await_change(rivals)
-                seen = rivals
+                self._await_clear(rivals, wait=wait)
         self._heartbeat.start()
 
     def require(self) -> None:
@@ -160,42 +156,59 @@ class Lease:
         found = {item.key: item for item in self._bucket.listing(self._prefix)}
         if self._key not in found:
             raise self._unseen()
-        now = found.pop(self._key).modified
+        now = found[self._key].modified
         self._modified = now.timestamp()
         rivals = []
-        for item in found.values():
+        for item in self._in_the_way(list(found.values())):
             expired = (now - item.modified).total_seconds() >= self._timing.expiry_seconds
-            if self._shared and layout.is_shared_lease(item.key):
-                continue
-            if expired or processes.is_alive(self._holder(item)) is False:
+            if expired or self._is_dead(item):
                 obstore.delete(self._bucket.store, item.key)
             else:
                 rivals.append(item)
         return rivals
 
-    def _await_change(self, rivals: list[ListedObject]) -> None:
-        """Look now and then, without asking, until a rival is gone or renewed, or may have expired."""
-        began = _clock()
-        while _clock() - began < self._timing.expiry_seconds:
-            self._pause()
-            if not set(rivals) <= set(self._bucket.listing(self._prefix)):
+    def _in_the_way(self, items: list[ListedObject]) -> list[ListedObject]:
+        others = [item for item in items if item.key != self._key]
+        return [item for item in others if not (self._shared and layout.is_shared_lease(item.key))]
+
+    def _await_clear(self, rivals: list[ListedObject], *, wait: bool) -> None:
+        """Look now and then, without asking, until nobody is there but those who are dead or may have expired."""
+        since = {rival: _clock() for rival in rivals}
+        renewed: list[ListedObject] = []
+        while since:
+            living = renewed or [item for item in since if self._is_held_here(item)]
+            if living and not wait:
+                raise self._locked(living[0])
+            oldest = min(since.values())
+            if _clock() - oldest > self._timing.expiry_seconds or any(self._is_dead(item) for item in since):
                 return
+            self._pause()
+            present = self._in_the_way(self._bucket.listing(self._prefix))
+            keys = {item.key for item in since}
+            renewed = [item for item in present if item not in since and item.key in keys]
+            since = {item: since.get(item, _clock()) for item in present}
+
+    def _is_held_here(self, item: ListedObject) -> bool:
+        """Whether a living process of this machine holds it, and does not just ask."""
+        holder = self._holder(item)
+        return bool(holder.get("held")) and processes.is_alive(holder) is True
+
+    def _is_dead(self, item: ListedObject) -> bool:
+        """Whether its process was one of this machine's."""
+        return processes.is_alive(self._holder(item)) is False
 
     def _pause(self) -> None:
         time.sleep(self._timing.retry_seconds * random.uniform(0.5, 1.5))
 
-    def _lives(self, rival: ListedObject, seen: list[ListedObject]) -> bool:
-        """Whether it holds the lock and its process lives: it runs here, or has renewed between two looks."""
-        renewed = any(before.key == rival.key and before != rival for before in seen)
-        return renewed or (bool((holder := self._holder(rival)).get("held")) and bool(processes.is_alive(holder)))
-
     def _holder(self, item: ListedObject) -> dict[str, Any]:
-        """What an object says of its process; {} if it is gone meanwhile."""
-        try:
-            found = json.loads(bytes(obstore.get(self._bucket.store, item.key).bytes()))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        """What an object says of its process; {} if it is gone meanwhile or says nothing."""
+        if item not in self._holders:
+            try:
+                found = json.loads(bytes(obstore.get(self._bucket.store, item.key).bytes()))
+            except (FileNotFoundError, ValueError):
+                found = None
+            self._holders[item] = found if isinstance(found, dict) else {}
+        return self._holders[item]
 
     def _locked(self, rival: ListedObject) -> RunLockedError:
         holder = self._holder(rival)
