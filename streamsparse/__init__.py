@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from streamsparse.errors import StreamsparseError as StreamsparseError
     from streamsparse.evaluation import Evaluation as Evaluation
     from streamsparse.evaluation import evaluate as evaluate
+    from streamsparse.merging import merge as merge
     from streamsparse.network import find_groups as find_groups
     from streamsparse.run import Result as Result
     from streamsparse.run import prune as prune
@@ -47,6 +48,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "find_groups": "network",
     "load": "write.checkpoint",
+    "merge": "merging",
     "prune": "run",
     "refit": "sequential",
     "solve": "solve",

@@ -28,7 +28,10 @@ def inspect_run(run: Run) -> dict[str, Any]:
     summed = set(Statistics(run))
     fronts = [name for name in groups if run.records.description(layout.front_key(name)) is not None]
     summed_only = manifest["sink"] == "statistics"
+    merged = manifest["data"].get("sources")
     state, detail = _summed_state(run) if summed_only else _capture_state(run)
+    if merged is not None:
+        state, detail = "complete", f"merged: the statistics of {len(merged)} captures, no images here"
     checkpoints = run.documents.names("checkpoints")
     stages = [
         ("capture", state, detail, "partials" if summed_only else "activations"),

@@ -10,9 +10,10 @@ as its statistics are committed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -66,10 +67,12 @@ def refit(
 
     Raises:
         StageMissingError: no finished solution, or statistics that are not complete.
+        UsageError: a merged run, whose images are elsewhere.
         RunMismatchError: other data or another model than the capture's.
     """
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
+    require_images(run, captured.manifest)
     layers = captured.manifest["layers"]
     parts = _parts(layers, stages)
     read_solution(run)  # before the model is built
@@ -90,6 +93,23 @@ def refit(
         result = Solution(plan, tuple(layer.error for layer in refitted), "sequential")
         commit_solution(run, result, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
     return result
+
+
+def require_images(run: Run, manifest: Mapping[str, Any]) -> None:
+    """Refuse a merged run, before anything is looked for.
+
+    Raises:
+        UsageError: the run's statistics are over several samples, at other places.
+    """
+    sources = manifest["data"].get("sources")
+    if sources is not None:
+        raise UsageError(
+            "A merged run cannot be refitted in order: that takes new passes over its images.",
+            expected="a run of one capture, and its calibration data",
+            got=f"the statistics of {len(sources)} captures, without images",
+            where=run.url,
+            remedy="go on with `streamsparse write`: solve has re-estimated the weights from the statistics",
+        )
 
 
 def _parts(layers: list[str], stages: int | None) -> list[list[str]]:

@@ -19,12 +19,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("network", "store"),
     ("intake",),
     ("capture", "accumulate", "solve", "write", "evaluate", "report"),
-    ("sequential", "evaluation", "inspection", "verification"),
+    ("sequential", "evaluation", "merging", "agreement", "inspection", "verification"),
     ("run",),
     ("cli",),
 )
 # Within a layer, who may look at whom.
-WITHIN_LAYER = {("errors", "types"), ("events", "types"), ("evaluation", "sequential")}
+WITHIN_LAYER = {("errors", "types"), ("events", "types"), ("evaluation", "sequential"), ("merging", "agreement")}
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 40
 

@@ -43,6 +43,27 @@ def merge_shards(run: Run, stream: str, on_event: OnEvent) -> AccumulateReport:
     return AccumulateReport(len(layers), 0, images, patches, perf_counter() - started)
 
 
+def merged_already(run: Run, on_event: OnEvent) -> AccumulateReport:
+    """The report for a run that was merged from others: its statistics came complete.
+
+    Raises:
+        StageMissingError: the merge has not finished.
+    """
+    manifest, statistics = run.manifest(), Statistics(run)
+    layers = manifest["layers"]
+    missing = [layer for layer in layers if layer not in statistics]
+    if missing:
+        raise StageMissingError(
+            "The merge that this run comes from has not finished.",
+            expected=f"{len(layers)} layers",
+            got=f"{len(layers) - len(missing)}; missing: {', '.join(missing[:5])}",
+            where=run.url,
+            remedy="run `streamsparse merge` with the same arguments again: it resumes",
+        )
+    on_event(Reused("accumulate", f"all {len(layers)} layers: they were merged from other runs"))
+    return AccumulateReport(0, len(layers), manifest["data"]["images"], 0, 0.0)
+
+
 def _complete_shards(run: Run, stream: str) -> list[Partials]:
     shards = shards_with_partials(run, stream)
     counts = {shard.plan.shards for shard in shards}

@@ -22,7 +22,7 @@ from streamsparse.accumulate.plan import (
     sums_digest,
 )
 from streamsparse.accumulate.report import AccumulateReport
-from streamsparse.accumulate.shards import merge_shards
+from streamsparse.accumulate.shards import merge_shards, merged_already
 from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.accumulate.task import FinishTask, draft_of, finish_lanes, sum_lane
 from streamsparse.errors import UsageError
@@ -62,6 +62,8 @@ def accumulate(
     run = run if isinstance(run, Run) else Run.at(run)
     sink = run.manifest()["sink"]
     with run.lock():
+        if sink == "merged":
+            return merged_already(run, on_event)
         if sink == "statistics":
             return merge_shards(run, layout.ORIGINAL_STREAM, on_event)
         with _planned(run, settings, executor, scheduler, workers) as (opened, plan):

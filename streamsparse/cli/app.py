@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamsparse.cli import accumulating, capturing, inspecting, results, solving
+from streamsparse.cli import accumulating, capturing, inspecting, merging, results, solving
 
 app = typer.Typer(
     name="streamsparse",
@@ -26,6 +26,7 @@ app.command("refit")(solving.refit)
 app.command("write")(results.write)
 app.command("evaluate")(results.evaluate)
 app.command("inspect")(inspecting.inspect)
+app.command("merge")(merging.merge)
 
 
 def _print_version(wanted: bool) -> None:

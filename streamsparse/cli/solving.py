@@ -97,6 +97,7 @@ def refit(
     """
     from streamsparse.capture import CaptureSettings
     from streamsparse.sequential import refit as refit_stage
+    from streamsparse.sequential import require_images
     from streamsparse.store import Run
     from streamsparse.store.solution import read_solution
 
@@ -104,6 +105,7 @@ def refit(
     with command(as_json) as bars:
         opened = Run.at(run)
         about, solution = opened.manifest(), read_solution(opened)
+        require_images(opened, about)
         if dry_run:
             _show_refit_plan(solution, stages, as_json)
             return

@@ -11,7 +11,7 @@ from streamsparse.store import layout
 from streamsparse.verification.findings import Findings, Subject
 from streamsparse.write.safetensors_file import decode_tensors
 
-SINKS = ("activations", "statistics")
+SINKS = ("activations", "statistics", "merged")
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "created": str,
     "versions": dict,
@@ -23,7 +23,7 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "costs": dict,
 }
 _MODEL = {"class": str, "digest": str, "weights_sha256": str}
-_DATA = {"images": int, "seed": int, "shape": list, "digest": str}
+_DATA = {"images": int, "shape": list, "digest": str}
 _REMEDY = "restore manifest.json from a copy; without one, capture again into a new RUN"
 
 
@@ -36,6 +36,12 @@ def check_manifest(subject: Subject, findings: Findings) -> None:
         found = section if isinstance(section, dict) else manifest.get(section)
         if manifest and isinstance(found, dict):
             _check_entries(found, entries, "" if isinstance(section, dict) else f"{section}.", findings)
+    merged = isinstance(manifest.get("data"), dict) and "sources" in manifest["data"]
+    if manifest and isinstance(manifest.get("data"), dict):  # a merged run has the seeds of its sources
+        sources = manifest["data"]["sources"] if merged else [manifest["data"]]
+        for number, source in enumerate(sources if isinstance(sources, list) else [sources]):
+            prefix = f"data.sources[{number}]." if merged else "data."
+            _check_entries(source if isinstance(source, dict) else {}, {"seed": int}, prefix, findings)
     if not manifest or findings.problems:
         return
     findings.expect(
