@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -96,6 +96,56 @@ def open_planned(store: Store, plan: StreamPlan, layer: CapturedLayer, side: str
     return array
 
 
+def require_own_place(plan: StreamPlan, prefix: str) -> None:
+    """A shard's plan must name the shard that it lies in: a directory that was copied would be counted twice.
+
+    Raises:
+        CorruptDataError: it names another.
+    """
+    own = layout.shard_prefix(plan.stream, plan.shard, plan.shards)
+    if own != prefix:
+        raise CorruptDataError(
+            "A plan lies in another place than the shard that it describes.",
+            expected=prefix,
+            got=own,
+            where=f"{prefix}/{layout.PLAN}",
+            remedy="remove the copy, and capture this shard again",
+        )
+
+
+def require_own_batch(marker: Mapping[str, Any], number: int, plan: StreamPlan, key: str) -> None:
+    """A marker must name the batch that its file name says, and that batch's images, of its own plan.
+
+    Args:
+        marker: the document.
+        number: of the batch, from the file name.
+        plan: of the shard.
+        key: of the marker.
+
+    Raises:
+        CorruptDataError: it is stale or malformed, or its images would be counted twice or not at all.
+    """
+    images = plan.span(number) if number < plan.batches else range(0)
+    expected = {
+        "plan": plan.digest,
+        "batch": number,
+        "first_image": plan.first_image + images.start,
+        "images": len(images),
+    }
+    found = {name: marker.get(name) for name in expected}
+    if number >= plan.batches:
+        summary = "A marker is for a batch that the plan does not have."
+        raise _wrong_marker(summary, f"batches 0 to {plan.batches - 1}", f"batch {number}", key)
+    if found["plan"] != expected["plan"]:
+        raise _wrong_marker("A stale marker: it belongs to another plan.", expected["plan"], found["plan"], key)
+    if found != expected:
+        summary = "A marker names other images than its batch has: they would be counted twice or not at all."
+        raise _wrong_marker(summary, expected, found, key)
+    if not isinstance(marker.get("digest"), str):
+        summary = "A marker does not hold the digest of its images."
+        raise _wrong_marker(summary, "SHA-256 of the model's input batch", marker.get("digest", "nothing"), key)
+
+
 def stray_chunks(
     documents: Documents, prefix: str, plan: StreamPlan, committed: Collection[int]
 ) -> tuple[Counter[int], int]:
@@ -124,6 +174,13 @@ def _metadata(shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str, codec
         compressors=compressors(codec, dtype),
     )  # fmt: skip
     return array.metadata.to_dict()
+
+
+def _wrong_marker(summary: str, expected: object, got: object, key: str) -> CorruptDataError:
+    return CorruptDataError(
+        summary, expected=expected, got=got, where=key,
+        remedy="delete the marker and run `streamsparse capture` again: it writes what is missing",
+    )  # fmt: skip
 
 
 def _unreadable(key: str, error: Exception) -> CorruptDataError:

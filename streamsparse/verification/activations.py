@@ -12,7 +12,7 @@ from streamsparse.store import Run, layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.batches import Batch
 from streamsparse.store.codecs import loss
-from streamsparse.store.planned import ArrayId, arrays_of, open_planned, stray_chunks
+from streamsparse.store.planned import ArrayId, arrays_of, open_planned, require_own_place, stray_chunks
 from streamsparse.store.stream import StreamPlan, plan_from_json
 from streamsparse.verification.findings import Findings, Subject, names_below
 from streamsparse.verification.markers import check_markers
@@ -68,11 +68,8 @@ def _checked_plan(subject: Subject, prefix: str, stream: str, findings: Findings
     summary = "A plan's numbers are not whole and positive."
     if not findings.expect(right, key, summary, expected="counts of images", got=numbers, remedy=_PLAN_AGAIN):
         return None
-    place = layout.shard_prefix(stream, plan.shard, plan.shards)
-    summary = "A plan lies in another place than the shard it describes."
-    findings.expect(
-        place == prefix and plan.stream == stream, key, summary, expected=prefix, got=place, remedy=_PLAN_AGAIN
-    )
+    with findings.guarding(key):
+        require_own_place(plan, prefix)
     lost = loss(plan.codec, plan.dtype)
     if lost is not None:
         findings.note(f"{prefix}: {lost}")
