@@ -9,6 +9,8 @@ finishing   one fold's Gram, its parts, a chunk on its way to the store
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from dataclasses import dataclass
 from math import lcm, prod
 
@@ -24,6 +26,8 @@ COPY_BYTES = 128 * 2**20  # for reading a quarter as much; halved until a task f
 LEAST_COPY_BYTES = 16 * 2**20
 LEAST_CHANNELS = 8
 READ_AHEAD = 1
+GROWTH_BYTES = 64 * 2**20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _SLACK = 1.05
 
 
@@ -56,8 +60,20 @@ class Resources:
 
 
 def process_bytes() -> int:
-    """Resident memory of this process now."""
-    return int(psutil.Process().memory_info().rss)
+    """Resident memory of this process now, and what threads and libraries will take when they start to work."""
+    return int(psutil.Process().memory_info().rss) + GROWTH_BYTES
+
+
+def return_freed_memory() -> None:
+    """Have the C library give large blocks back to the system as soon as they are freed (glibc; else nothing).
+
+    By default glibc keeps blocks of up to 32 MiB for later, and a process grows to several times what it holds.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        for option, threshold in ((_TRIM_THRESHOLD, 2**17), (_MMAP_THRESHOLD, 2**20)):
+            library.mallopt(option, threshold)
+        library.malloc_trim(0)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from time import monotonic
 
 import torch
 
+from streamsparse.accumulate.memory import return_freed_memory
 from streamsparse.accumulate.plan import LaneTask
 from streamsparse.accumulate.reading import pieces
 from streamsparse.errors import CorruptDataError
@@ -41,6 +42,8 @@ def sum_lane(run: Run, task: LaneTask, report: Report) -> None:
         CorruptDataError: a chunk or the lane is damaged.
         NonFiniteError: activations that are not finite.
     """
+    if task.lean:
+        return_freed_memory()
     draft = draft_of(run, task)
     if task.direct and draft.noted(task.block):
         report(task.images)
@@ -82,6 +85,8 @@ def finish_lanes(run: Run, finish: FinishTask, report: Report) -> None:
         CorruptDataError: a lane is damaged, or a batch is in none or in two of them.
     """
     first, *rest = finish.tasks
+    if first.lean:
+        return_freed_memory()
     draft = draft_of(run, first)
     if draft.noted(first.block):
         return
