@@ -212,8 +212,9 @@ def _look(run: str) -> tuple[ChannelGraph, list[str], dict[str, Any]]:
     from streamsparse.store import Run
 
     opened = Run.at(run)
+    about = {"run": run, **inspect_run(opened)}  # first: it says what is wrong with a damaged manifest
     captured = read_captured(opened)
-    return captured.graph, captured.manifest["layers"], {"run": run, **inspect_run(opened)}
+    return captured.graph, captured.manifest["layers"], about
 
 
 def _show(run: str, found: dict[str, Any]) -> None:

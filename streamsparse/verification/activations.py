@@ -11,7 +11,7 @@ from streamsparse.events import reporting
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.batches import Batch
-from streamsparse.store.codecs import loss
+from streamsparse.store.codecs import MANTISSA_BITS, loss
 from streamsparse.store.planned import ArrayId, arrays_of, open_planned, require_own_place, stray_chunks
 from streamsparse.store.stream import StreamPlan, plan_from_json
 from streamsparse.verification.findings import Findings, Subject, names_below
@@ -65,8 +65,10 @@ def _checked_plan(subject: Subject, prefix: str, stream: str, findings: Findings
     plan = plan_from_json(found)
     numbers = (plan.shard, plan.shards, plan.first_image, plan.images, plan.batch_images)
     right = all(type(number) is int and number >= 0 for number in numbers) and plan.batch_images > 0
-    summary = "A plan's numbers are not whole and positive."
-    if not findings.expect(right, key, summary, expected="counts of images", got=numbers, remedy=_PLAN_AGAIN):
+    if not findings.expect(
+        right and plan.dtype in MANTISSA_BITS, key, "A plan's numbers or its dtype have no meaning.",
+        expected=f"counts of images, {' or '.join(MANTISSA_BITS)}", got=(*numbers, plan.dtype), remedy=_PLAN_AGAIN,
+    ):  # fmt: skip
         return None
     with findings.guarding(key):
         require_own_place(plan, prefix)
