@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from streamsparse.kernels.gram_blocks import BlockSums, GramBlock, empty_block, update_block
+from streamsparse.kernels.precision import ProductDtype
 from streamsparse.kernels.shift_sums import ShiftSums, empty_shifts, finish
 from streamsparse.kernels.shifts import BLOCK_BYTES, update_shifts
 from streamsparse.kernels.statistics import Moments, Sums, merge, moments
@@ -36,7 +37,7 @@ def update_folds(
     outputs: Tensor,
     geometry: LayerGeometry,
     first_image: int,
-    product_dtype: torch.dtype = torch.float64,
+    product_dtype: ProductDtype = "float64",
 ) -> None:
     """Add consecutive images, the first of them number `first_image` of the run, in place; see `update_shifts`."""
     for fold, part in enumerate(sums):
@@ -64,7 +65,7 @@ def update_block_folds(
     geometry: LayerGeometry,
     block: GramBlock,
     first_image: int,
-    product_dtype: torch.dtype = torch.float32,
+    product_dtype: ProductDtype = "float32",
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
     """Add consecutive images of the whole layer, the first of them number `first_image`; see `update_block`."""

@@ -27,6 +27,7 @@ from streamsparse.kernels.block_layout import (
     split_blocks,
     whole_block,
 )
+from streamsparse.kernels.precision import ProductDtype
 from streamsparse.kernels.shift_pairs import finish_pairs, pair_shape, update_pairs
 from streamsparse.kernels.shift_sums import SHIFT_FIELDS, ShiftSums, finish, shift_field_shapes
 from streamsparse.kernels.shifts import BLOCK_BYTES, update_shifts
@@ -127,7 +128,7 @@ def update_block(
     geometry: LayerGeometry,
     block: GramBlock,
     *,
-    product_dtype: torch.dtype = torch.float32,
+    product_dtype: ProductDtype = "float32",
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
     """Add a batch of images of the whole layer, in place; see `update_shifts`.

@@ -6,19 +6,55 @@ Intel's name it is about twice as fast as the BLAS behind `torch.matmul`. Elsewh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from streamsparse.kernels.pivots import Pivots, add_correction
 
 SYMMETRIC_BLOCKS = 8
 SMALLEST_BLOCK = 128
 SMALLEST_PRODUCT = 64
 
 
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One side of a product.
+
+    Attributes:
+        values: (groups, channels, positions), dense; of channels with a pivot, what they differ from it.
+        pivots: see `kernels.pivots`.
+        sums: of `values` over positions, (groups·channels,), called only if a side has pivots.
+    """
+
+    values: Float[Tensor, "groups channels positions"]
+    pivots: Pivots | None
+    sums: Callable[[], Float64[Tensor, " all_channels"]]
+
+
+def add_product(total: Float64[Tensor, "groups channels outputs"], first: Factor, second: Factor) -> None:
+    """total += Σ x yᵀ over positions, group by group, in place; of a factor with itself the upper triangle."""
+    add_grouped_product(total, first.values, second.values)
+    if first.pivots is not None or second.pivots is not None:
+        empty = total.new_zeros(0)
+        sums = (
+            empty if second.pivots is None else first.sums(),
+            empty if first.pivots is None else second.sums(),
+        )
+        add_correction(total, (first.pivots, second.pivots), sums, first.values.shape[-1])
+
+
 def row_product(
     first: Float[Tensor, "channels positions"], second: Float[Tensor, "outputs positions"]
 ) -> Float[Tensor, "channels outputs"]:
-    """first · secondᵀ, in the dtype of the factors; both contiguous for speed."""
+    """first · secondᵀ, in the dtype of the factors, of bfloat16 ones in float32; both contiguous for speed."""
+    if first.dtype == torch.bfloat16:
+        if first.device.type == "cuda":
+            return torch.mm(first, second.T, out_dtype=torch.float32)
+        return row_product(first.float(), second.float())
     if _onednn_serves(first, second):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(first, second, None, "none", [], "")
         return product
@@ -51,15 +87,24 @@ def add_grouped_product(
 ) -> None:
     """total += first · secondᵀ group by group, in place; of a product with itself only the upper triangle."""
     if first.shape[1] == 1 == second.shape[1]:
-        total += (first * second).sum(-1, keepdim=True)
+        wide = torch.promote_types(first.dtype, torch.float32)
+        total += (first.to(wide) * second.to(wide)).sum(-1, keepdim=True)
     elif first.shape[0] > 1 and first.shape[1] < SMALLEST_PRODUCT:
-        total += torch.bmm(first, second.transpose(1, 2))
+        total += _batched_product(first, second.transpose(1, 2))
     elif first is second:
         for group, rows in zip(total, first, strict=True):
             add_symmetric_product(group, rows)
     else:
         for group, *rows in zip(total, first, second, strict=True):
             group += row_product(*rows)
+
+
+def _batched_product(first: Tensor, second: Tensor) -> Tensor:
+    if first.dtype == torch.bfloat16:
+        if first.device.type == "cuda":
+            return torch.bmm(first, second, out_dtype=torch.float32)
+        return torch.bmm(first.float(), second.float())
+    return torch.bmm(first, second)
 
 
 def _onednn_serves(first: Tensor, second: Tensor) -> bool:

@@ -17,9 +17,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
-from streamsparse.kernels.products import add_grouped_product
+from streamsparse.kernels.precision import ProductDtype, precision_of
+from streamsparse.kernels.products import add_product
 from streamsparse.kernels.shift_terms import Terms, shift_terms
-from streamsparse.kernels.windows import images_per_block, not_finite, padded, rows_of, window
+from streamsparse.kernels.windows import Rows, images_per_block, not_finite, padded, rows_of
 from streamsparse.types import LayerGeometry
 
 
@@ -35,7 +36,7 @@ def update_pairs(
     second: Tensor,
     geometry: LayerGeometry,
     *,
-    product_dtype: torch.dtype,
+    product_dtype: ProductDtype,
     block_bytes: int,
 ) -> None:
     """Add a batch of images, in place.
@@ -51,42 +52,41 @@ def update_pairs(
     Raises:
         NonFiniteError: the batch holds NaN or infinity; `products` is then worthless.
     """
-    plan = gram_plan(geometry)
+    plan, precision = gram_plan(geometry), precision_of(product_dtype)
     widths = products.shape[1], products.shape[2]
     numbers = 4 * sum(widths) * plan.rows.size * plan.columns.size  # converted, as rows, as windows, repacked
-    step = images_per_block(numbers, 8 * products.numel(), product_dtype, block_bytes)
-    for start in range(0, first.shape[0], step):
-        block = slice(start, start + step)
-        both = [
-            rows_of(padded(images[block].to(product_dtype), geometry), width, geometry, plan)
-            for images, width in zip((first, second), widths, strict=True)
-        ]
-        if not all(bool(torch.isfinite(rows.sum())) for rows in both):
-            raise not_finite(geometry)
-        _add_pairs(products, both[0], both[1], geometry, plan)
+    step = images_per_block(numbers, 8 * products.numel(), precision.computed, block_bytes)
+    with precision.on(first.device):
+        for start in range(0, first.shape[0], step):
+            block = slice(start, start + step)
+            both = [
+                rows_of(padded(images[block], geometry), width, geometry, plan, precision)
+                for images, width in zip((first, second), widths, strict=True)
+            ]
+            if not all(bool(torch.isfinite(rows.totals).all()) for rows in both):
+                raise not_finite(geometry)
+            _add_pairs(products, both[0], both[1], geometry, plan)
 
 
-def _add_pairs(products: Tensor, first: Tensor, second: Tensor, geometry: LayerGeometry, plan: GramPlan) -> None:
+def _add_pairs(products: Tensor, first: Rows, second: Rows, geometry: LayerGeometry, plan: GramPlan) -> None:
     totals = iter(products)
     for term in _terms(geometry).terms:
-        down, right = term.rows, term.columns
-        _add_pair(next(totals), first, (down.first, right.first), second, (down.second, right.second), plan)
+        here, there = (term.rows.first, term.columns.first), (term.rows.second, term.columns.second)
+        _add_pair(next(totals), first, here, second, there, plan)
         if not term.unshifted:
-            _add_pair(next(totals), first, (down.second, right.second), second, (down.first, right.first), plan)
+            _add_pair(next(totals), first, there, second, here, plan)
 
 
 def _add_pair(
     total: Tensor,
-    first: Tensor,
+    first: Rows,
     first_seen: tuple[slice, slice],
-    second: Tensor,
+    second: Rows,
     second_seen: tuple[slice, slice],
     plan: GramPlan,
 ) -> None:
     """A function of its own, so that its windows are freed before the next product's are made."""
-    add_grouped_product(
-        total.unsqueeze(0), window(first, *first_seen, 1, plan), window(second, *second_seen, 1, plan)
-    )
+    add_product(total.unsqueeze(0), first.window(*first_seen, 1, plan), second.window(*second_seen, 1, plan))
 
 
 def finish_pairs(

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from streamsparse.errors import StatisticsError
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
-from streamsparse.kernels.products import add_grouped_product
+from streamsparse.kernels.pivots import add_pivots, subtract_pivots
+from streamsparse.kernels.precision import Precision, ProductDtype, precision_of
+from streamsparse.kernels.products import Factor, add_product
 from streamsparse.kernels.shift_sums import ShiftSums, shift_bytes
 from streamsparse.kernels.shift_terms import Term, as_slice
-from streamsparse.kernels.windows import at, check_shape, images_per_block, not_finite, padded, rows_of, window
+from streamsparse.kernels.windows import Rows, at, check_shape, dense, images_per_block, not_finite, padded, rows_of
 from streamsparse.types import LayerGeometry
 
 BLOCK_BYTES = 128 * 2**20
@@ -32,7 +34,7 @@ def update_shifts(
     outputs: Tensor | None,
     geometry: LayerGeometry,
     *,
-    product_dtype: torch.dtype = torch.float32,
+    product_dtype: ProductDtype = "float32",
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
     """Add a batch of images to `sums`, in place.
@@ -43,61 +45,63 @@ def update_shifts(
         outputs: the responses, (images, *geometry.output_shape); None if they are the layer's own linear output,
             whose sums `own_responses` derives from the Gram at no cost.
         geometry: of the layer.
-        product_dtype: of the products inside one block; their sums are float64. With float32 the Gram agrees
-            with that of float64 patches to a relative 1e-6 of its norm.
+        product_dtype: of the products inside one block, see `kernels.precision`; their sums are float64. With
+            float32 the Gram agrees with that of float64 patches to a relative 1e-6 of its norm.
         block_bytes: bound on the copies held at once beside one product (at least one image).
 
     Raises:
         NonFiniteError: the batch holds NaN or infinity; `sums` is then worthless.
-        StatisticsError: shapes that do not fit the layer.
+        StatisticsError: shapes that do not fit the layer, a precision that is not offered.
     """
     _check(inputs, outputs, geometry)
-    if product_dtype not in (torch.float32, torch.float64):
-        raise StatisticsError(
-            "Products of this precision are not offered.",
-            expected="torch.float32 or torch.float64",
-            got=product_dtype,
-            where=geometry.layer,
-            remedy="use float32; on CUDA, torch.backends.cuda.matmul decides whether its products use TF32",
-        )
-    plan = gram_plan(geometry)
-    step = images_per_block(plan.numbers_per_image, shift_bytes(geometry), product_dtype, block_bytes)
-    for first in range(0, inputs.shape[0], step):
-        block = slice(first, first + step)
-        rows = rows_of(padded(inputs[block].to(product_dtype), geometry), geometry.in_channels, geometry, plan)
-        targets = None
-        if outputs is not None:
-            targets = rows_of(outputs[block].to(product_dtype), geometry.out_channels, geometry, plan)
-            _add_responses(sums, targets, geometry)
-        if plan.method == "patches":
-            _add_patches(sums, rows, targets, geometry, plan)
-        else:
-            _add_products(sums, rows, geometry, plan)
-            _add_cross(sums, rows, targets, geometry, plan)
-        sums.count.add_(inputs[block].shape[0] * geometry.patches_per_image)
-        _check_finite(sums, geometry)
+    plan, precision = gram_plan(geometry), precision_of(product_dtype)
+    step = images_per_block(plan.numbers_per_image, shift_bytes(geometry), precision.computed, block_bytes)
+    with precision.on(inputs.device):
+        for first in range(0, inputs.shape[0], step):
+            block = slice(first, first + step)
+            responses = None if outputs is None else outputs[block]
+            _add_block(sums, inputs[block], responses, geometry, plan, precision)
+            _check_finite(sums, geometry)
 
 
-def _add_products(sums: ShiftSums, rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> None:
+def _add_block(
+    sums: ShiftSums,
+    inputs: Tensor,
+    outputs: Tensor | None,
+    geometry: LayerGeometry,
+    plan: GramPlan,
+    precision: Precision,
+) -> None:
+    targets = None
+    if outputs is not None:
+        targets = rows_of(outputs, geometry.out_channels, geometry, plan, precision)
+        _add_responses(sums, targets, geometry)
+    if plan.method == "patches":
+        _add_patches(sums, inputs, targets, geometry, plan, precision)
+    else:
+        rows = rows_of(padded(inputs, geometry), geometry.in_channels, geometry, plan, precision)
+        _add_products(sums, rows, geometry, plan)
+        _add_cross(sums, rows, targets, geometry, plan)
+    sums.count.add_(inputs.shape[0] * geometry.patches_per_image)
+
+
+def _add_products(sums: ShiftSums, rows: Rows, geometry: LayerGeometry, plan: GramPlan) -> None:
     for total, term in zip(sums.products, plan.terms.terms, strict=True):
         _add_term(total, term, rows, geometry.groups, plan)
 
 
-def _add_term(total: Tensor, term: Term, rows: Tensor, groups: int, plan: GramPlan) -> None:
+def _add_term(total: Tensor, term: Term, rows: Rows, groups: int, plan: GramPlan) -> None:
     """A function of its own, so that its windows are freed before the next term's are made."""
-    first = second = window(rows, term.rows.first, term.columns.first, groups, plan)
+    first = second = rows.window(term.rows.first, term.columns.first, groups, plan)
     if not term.unshifted:
-        second = window(rows, term.rows.second, term.columns.second, groups, plan)
-    add_grouped_product(total, first, second)
+        second = rows.window(term.rows.second, term.columns.second, groups, plan)
+    add_product(total, first, second)
 
 
-def _add_cross(
-    sums: ShiftSums, rows: Tensor, targets: Tensor | None, geometry: LayerGeometry, plan: GramPlan
-) -> None:
+def _add_cross(sums: ShiftSums, rows: Rows, targets: Rows | None, geometry: LayerGeometry, plan: GramPlan) -> None:
     groups, width = geometry.groups, geometry.in_channels // geometry.groups
     cross = sums.cross.view(groups, width, geometry.taps, -1)
     sum_x = sums.sum_x.view(groups, width, geometry.taps)
-    totals = rows.sum(3 if plan.images_innermost else 1).double()  # (channels, height, width)
     for tap in range(geometry.taps):
         y, x = divmod(tap, plan.columns.taps)
         height, width_run = plan.rows.output_run(y, y), plan.columns.output_run(x, x)
@@ -105,23 +109,34 @@ def _add_cross(
             continue  # the tap sees only padding
         seen = as_slice(plan.rows.inputs_seen(y, height)), as_slice(plan.columns.inputs_seen(x, width_run))
         if targets is not None:
-            add_grouped_product(
-                cross[:, :, tap],
-                window(rows, *seen, groups, plan),
-                window(targets, as_slice(height), as_slice(width_run), groups, plan),
+            first = rows.window(*seen, groups, plan)
+            add_product(
+                cross[:, :, tap], first, targets.window(as_slice(height), as_slice(width_run), groups, plan)
             )
-        sum_x[:, :, tap] += totals[:, seen[0], seen[1]].sum((1, 2)).view(groups, width)
+        sum_x[:, :, tap] += rows.sums(*seen).view(groups, width)
 
 
 def _add_patches(
-    sums: ShiftSums, rows: Tensor, targets: Tensor | None, geometry: LayerGeometry, plan: GramPlan
+    sums: ShiftSums,
+    inputs: Tensor,
+    targets: Rows | None,
+    geometry: LayerGeometry,
+    plan: GramPlan,
+    precision: Precision,
 ) -> None:
-    patches = _unfolded(rows, geometry, plan).view(geometry.groups, geometry.columns, -1)
-    add_grouped_product(sums.products[0], patches, patches)
-    sums.sum_x.add_(patches.sum(-1).double())
+    dense_inputs = dense(padded(inputs, geometry).to(precision.computed), geometry.in_channels, geometry, plan)
+    patches = _unfolded(dense_inputs, geometry, plan).view(geometry.groups * geometry.columns, -1)
+    pivots = subtract_pivots(patches)
+    values = precision.rounded(patches).view(geometry.groups, geometry.columns, -1)
+    differences = values.flatten(0, 1).sum(-1, dtype=precision.computed).double()
+    factor = Factor(values, pivots, lambda: differences)
+    add_product(sums.products[0], factor, factor)
+    total = differences.clone()
+    add_pivots(total, pivots, values.shape[-1])
+    sums.sum_x.add_(total.view_as(sums.sum_x))
     if targets is not None:
-        grouped = targets.view(geometry.groups, geometry.out_channels // geometry.groups, -1)
-        add_grouped_product(sums.cross, patches, grouped)
+        everything = slice(None)
+        add_product(sums.cross, factor, targets.window(everything, everything, geometry.groups, plan))
 
 
 def _unfolded(rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> Tensor:
@@ -139,11 +154,18 @@ def _unfolded(rows: Tensor, geometry: LayerGeometry, plan: GramPlan) -> Tensor:
     return columns
 
 
-def _add_responses(sums: ShiftSums, targets: Tensor, geometry: LayerGeometry) -> None:
-    groups, width = geometry.groups, geometry.out_channels // geometry.groups
-    sums.sum_y.add_(targets.view(groups, width, -1).sum(-1).double())  # torch sums pairwise: 1e-7 in float32
-    norms = torch.linalg.vector_norm(targets.flatten(2), dim=-1)  # short runs, so that float32 suffices
-    sums.power.add_(norms.double().square().view(groups, -1).sum(-1))
+def _add_responses(sums: ShiftSums, targets: Rows, geometry: LayerGeometry) -> None:
+    flat = targets.values.flatten(1)
+    total = flat.sum(-1, dtype=targets.computed).double()  # torch sums pairwise: 1e-7 in float32
+    norms = torch.linalg.vector_norm(targets.values.flatten(2), dim=-1, dtype=targets.computed)
+    power = norms.double().square().sum(-1)  # of short runs, so that float32 suffices
+    if targets.pivots is not None:  # Σy² = Σ(y−q)² + q·(Σ(y−q) + Σy)
+        channels = targets.pivots.channels
+        differences = total[channels]
+        add_pivots(total, targets.pivots, flat.shape[1])
+        power[channels] += targets.pivots.values * (differences + total[channels])
+    sums.power.add_(power.view(geometry.groups, -1).sum(-1))
+    sums.sum_y.add_(total.view(geometry.groups, -1))
 
 
 def _check_finite(sums: ShiftSums, geometry: LayerGeometry) -> None:

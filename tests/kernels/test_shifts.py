@@ -223,13 +223,12 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         shift_sums.merge_shifts(sums, shift_sums.empty_shifts(replace(geometry, out_channels=6)))
 
 
-def test_half_precision_products_are_refused() -> None:
+@pytest.mark.parametrize("name", ["float16", "double", torch.float16])
+def test_other_precisions_are_refused(name: str | torch.dtype) -> None:
     geometry = linear(6, 2)
     inputs, outputs = activations(geometry, 3)
     with pytest.raises(StatisticsError, match="precision"):
-        shifts.update_shifts(
-            shift_sums.empty_shifts(geometry), inputs, outputs, geometry, product_dtype=torch.bfloat16
-        )
+        shifts.update_shifts(shift_sums.empty_shifts(geometry), inputs, outputs, geometry, product_dtype=name)
 
 
 MEMORY_SCRIPT = """
