@@ -12,6 +12,9 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky, eigh
 DEFAULT_RIDGE = 1e-8
 """Relative to a channel's own mean diagonal: far above round-off in float64, far below any useful error."""
 
+_EXPLAINED = 1e-5
+"""Of a column's own power: what the context leaves of less is round-off where products were single precision."""
+
 
 def ridge_solution(
     gram: Float64[np.ndarray, "columns columns"],
@@ -71,7 +74,8 @@ def partial_out(
 
     The channels of other groups in one consumer's input are context: regressing both sides on them first leaves
     a standard problem over the remaining columns, in their old order, with the same optimal errors
-    (Frisch–Waugh–Lovell). `power` becomes the error that the context alone leaves, in the same units.
+    (Frisch–Waugh–Lovell). `power` becomes the error that the context alone leaves, in the same units. Of what the
+    context explains but for 1e-5 of its power nothing remains, columns and responses alike: their moments are 0.
 
     Args:
         ridge: relative to the kept columns' own diagonal.
@@ -84,5 +88,10 @@ def partial_out(
     both = ridge_solution(context, np.hstack([bridge, cross[kept_columns]]), penalty)
     on_rest, on_responses = both[:, : len(rest)], both[:, len(rest) :]
     remaining = gram[np.ix_(rest, rest)] - bridge.T @ on_rest
-    remaining_power = max(0.0, power - float(np.vdot(cross[kept_columns], on_responses)))
-    return (remaining + remaining.T) / 2, cross[rest] - bridge.T @ on_responses, remaining_power
+    remaining_cross = cross[rest] - bridge.T @ on_responses
+    remaining_power = power - float(np.vdot(cross[kept_columns], on_responses))
+    varies = remaining.diagonal() > _EXPLAINED * gram.diagonal()[rest]
+    remaining *= varies[:, None] & varies
+    if remaining_power <= _EXPLAINED * power:
+        return (remaining + remaining.T) / 2, np.zeros_like(remaining_cross), 0.0
+    return (remaining + remaining.T) / 2, remaining_cross * varies[:, None], remaining_power

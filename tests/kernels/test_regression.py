@@ -139,6 +139,33 @@ def test_partial_out_leaves_the_errors_of_the_whole_regression() -> None:
     assert power == pytest.approx(support_error((moments,), kept) * moments.power, rel=1e-6)
 
 
+def test_of_what_the_context_explains_nothing_remains_in_single_precision() -> None:
+    sample = random_sample(8, positions=6, noise=0.5)
+    patches = sample.patches.copy()
+    patches[:, 2] = patches[:, 1] - 2 * patches[:, 4]
+    whole = sample_of(patches, sample.responses, taps=1).regression
+    noise = 1e-6 * np.random.default_rng(0).standard_normal((6, 6))
+    coarse = whole.gram * (1 + noise + noise.T)
+    gram, cross, power = partial_out(coarse, whole.cross, whole.power, np.array([1, 4]))
+    rest = Regression(gram, cross, power, taps=1)  # columns 0, 2, 3, 5 of the whole
+    assert not gram[1].any()
+    assert not gram[:, 1].any()
+    assert not cross[1].any()
+    assert safe_ridge((rest,)) == 1e-8
+    error = support_error((rest,), np.array([0, 2, 3])) * power
+    assert error == pytest.approx(support_error((whole,), np.array([0, 1, 3, 4, 5])) * whole.power, rel=1e-4)
+
+
+def test_responses_that_the_context_explains_leave_no_power() -> None:
+    sample = random_sample(9, positions=5)
+    responses = sample.patches[:, [1, 3]] @ np.array([[1.0, -2.0], [0.5, 3.0]])
+    whole = sample_of(sample.patches, responses, taps=1).regression
+    gram, cross, power = partial_out(whole.gram, whole.cross, whole.power * (1 + 1e-6), np.array([1, 3]))
+    assert power == 0
+    assert not cross.any()
+    assert support_error((Regression(gram, cross, power, taps=1),), np.array([], dtype=np.int64)) == 0
+
+
 def test_nothing_kept_has_error_one_and_constant_responses_none() -> None:
     regression = random_sample(0, positions=3).regression
     nothing = np.array([], dtype=np.int64)
