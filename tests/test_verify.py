@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from streamsparse.accumulate import AccumulateSettings, accumulate, task
 from streamsparse.capture import CaptureSettings, Subject, capture
 from streamsparse.cli.app import app
 from streamsparse.errors import RunNotFoundError, SchemaVersionError
-from streamsparse.events import Event, Finished, Notice, Started
+from streamsparse.events import Advanced, Event, Finished, Notice, Started
+from streamsparse.merging import merge
 from streamsparse.run import prune
 from streamsparse.solve import SolveSettings
 from streamsparse.store import Run, layout
@@ -276,6 +278,46 @@ def test_sums_over_other_images_than_they_stand_for(tmp_path: Path) -> None:
     found = verify_run(run)
     assert len(found) == 3
     assert all("images that they stand for" in problem.summary for problem in found)
+
+
+class StopError(Exception):
+    """Stands for whatever ends an accumulation."""
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_sums_of_an_accumulation_that_was_stopped(run: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "KEEP_SECONDS", 0.0)
+    shutil.rmtree(run / "statistics")
+    batches = 0
+
+    def stop(event: Event) -> None:
+        nonlocal batches
+        batches += isinstance(event, Advanced)
+        if batches == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        accumulate(Run.at(run), settings=AccumulateSettings(folds=4), executor="serial", on_event=stop)
+    files = [file for file in sorted(run.glob("partials/*/sums-*/**/c/**/*")) if file.is_file()]
+    assert files
+    assert verify_run(Run.at(run)) == []
+    DAMAGE[damage](files[0])
+    found = verify_run(Run.at(run))
+    assert len(found) == 1
+    assert str(found[0].key).startswith(str(files[0].relative_to(run)).partition("/lane-")[0])
+
+
+def test_a_merged_run_has_no_problems(tmp_path: Path) -> None:
+    for seed in range(2):
+        capture(
+            build(SmallNet), random_images(20, seed=seed), tmp_path / str(seed),
+            settings=CaptureSettings("float32", batch_images=10),
+        )  # fmt: skip
+        accumulate(tmp_path / str(seed), settings=AccumulateSettings(folds=4), executor="serial")
+    merge([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
+    assert verify_run(Run.at(tmp_path / "both")) == []
+    stages = last_json(inspect(tmp_path / "both", "--json"))["stages"]
+    assert "2 captures" in stages[0]["detail"]
 
 
 @pytest.mark.parametrize(

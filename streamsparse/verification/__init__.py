@@ -18,7 +18,7 @@ from streamsparse.verification.activations import check_activations
 from streamsparse.verification.beginning import check_manifest, check_weights
 from streamsparse.verification.findings import Findings, Problem, Subject
 from streamsparse.verification.outcomes import check_checkpoints, check_evaluations, check_fronts, check_solution
-from streamsparse.verification.sums import check_partials, check_statistics
+from streamsparse.verification.sums import check_lanes, check_partials, check_statistics
 
 Check = Callable[[Subject, Findings], None]
 
@@ -27,6 +27,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("model", check_weights),
     ("activations", check_activations),
     ("partials", check_partials),
+    ("partials", check_lanes),
     ("statistics", check_statistics),
     ("fronts", check_fronts),
     ("solution", check_solution),

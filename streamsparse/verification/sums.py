@@ -12,6 +12,7 @@ from streamsparse.events import reporting
 from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.statistics import FIELDS, Sums, field_shapes
 from streamsparse.store import Run, layout
+from streamsparse.store.lanes import Lane
 from streamsparse.store.partials import Partials, shards_with_partials
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import LayerGeometry, geometry_from_json
@@ -71,6 +72,25 @@ def check_partials(subject: Subject, findings: Findings) -> None:
             shards = shards_with_partials(subject.run, layout.name_of(component))
             for shard in shards:
                 _check_shard(shard, subject, findings)
+
+
+def check_lanes(subject: Subject, findings: Findings) -> None:
+    """The growing sums of accumulations that have not finished: readable, finite, with the batches in them."""
+    found = [key for key in subject.run.documents.keys("partials/") if key.endswith(f"/{layout.RECORD}")]
+    keys = [key.removesuffix(f"/{layout.RECORD}") for key in found if "/sums-" in key]
+    remedy = "delete this folder and run `streamsparse accumulate` again: it sums its batches anew"
+    with reporting("verify partial sums", len(keys), "lanes", subject.on_event) as advance:
+        for key in keys:
+            with findings.guarding(key, remedy):
+                lane = Lane(subject.run, key)
+                lane.included()
+                for fold in range(int((subject.run.records.description(key) or {})["folds"])):
+                    broken = [name for name, values in lane.fold(fold).items() if not bool(values.isfinite().all())]
+                    findings.expect(
+                        not broken, f"{key}, fold {fold}", "Partial sums are not finite.",
+                        expected="finite values", got=f"NaN or infinity in {', '.join(broken)}", remedy=remedy,
+                    )  # fmt: skip
+            advance(1)
 
 
 def _check_shard(shard: Partials, subject: Subject, findings: Findings) -> None:
