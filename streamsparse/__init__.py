@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamsparse.accumulate import AccumulateSettings as AccumulateSettings
     from streamsparse.accumulate import accumulate as accumulate
+    from streamsparse.adaptive import capture_until_converged as capture_until_converged
     from streamsparse.capture import CaptureSettings as CaptureSettings
     from streamsparse.capture import Subject as Subject
     from streamsparse.capture import capture as capture
@@ -45,6 +46,7 @@ _HOMES = {
     "Subject": "capture",
     "accumulate": "accumulate",
     "capture": "capture",
+    "capture_until_converged": "adaptive",
     "evaluate": "evaluation",
     "find_groups": "network",
     "load": "write.checkpoint",

@@ -19,12 +19,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("network", "store"),
     ("intake",),
     ("capture", "accumulate", "solve", "write", "evaluate", "report"),
-    ("sequential", "evaluation", "merging", "agreement", "inspection", "verification"),
+    ("sequential", "evaluation", "adaptive", "convergence", "merging", "agreement", "inspection", "verification"),
     ("run",),
     ("cli",),
 )
 # Within a layer, who may look at whom.
-WITHIN_LAYER = {("errors", "types"), ("events", "types"), ("evaluation", "sequential"), ("merging", "agreement")}
+WITHIN_LAYER = {
+    ("errors", "types"),
+    ("events", "types"),
+    ("evaluation", "sequential"),
+    ("merging", "agreement"),
+    ("adaptive", "convergence"),
+}
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 40
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from streamsparse.capture.images import Images, batch_digest, calibration_images
 from streamsparse.capture.manifest import Subject, begin_run, check_weights, describe
 from streamsparse.capture.plan import PRODUCTS, CaptureSettings, plan_stream
-from streamsparse.capture.summing import sum_stream
+from streamsparse.capture.summing import Looks, sum_stream
 from streamsparse.capture.taps import Taps
 from streamsparse.capture.writing import BackgroundWriter
 from streamsparse.errors import RunMismatchError
@@ -52,6 +52,7 @@ def capture(
     subject: Subject | None = None,
     overwrite: bool = False,
     accept: Callable[[ChannelGraph], None] | None = None,
+    looks: Looks | None = None,
     on_event: OnEvent = ignore,
 ) -> CaptureReport:
     """Dump the inputs and outputs of every layer that consumes a channel group.
@@ -66,6 +67,7 @@ def capture(
         subject: how to build the model and open the data again, for the later stages.
         overwrite: begin anew, whatever the run holds; of several shards only the first should.
         accept: called with the channel groups before anything is written; raises to refuse them.
+        looks: of the statistics sink in one shard: may end the capture early; see `streamsparse.adaptive`.
         on_event: hears of progress.
 
     Raises:
@@ -96,12 +98,18 @@ def capture(
                 run.clear()
             begin_run(run, manifest, model)
             if settings.sink == "statistics":
-                return _sum(run, plan, model, sample, settings, on_event)
+                return _sum(run, plan, model, sample, settings, looks, on_event)
             return capture_stream(run, plan, Taps(layers, model), sample, device=settings.device, on_event=on_event)
 
 
 def _sum(
-    run: Run, plan: StreamPlan, model: nn.Module, sample: Images, settings: CaptureSettings, on_event: OnEvent
+    run: Run,
+    plan: StreamPlan,
+    model: nn.Module,
+    sample: Images,
+    settings: CaptureSettings,
+    looks: Looks | None,
+    on_event: OnEvent,
 ) -> CaptureReport:
     summed = sum_stream(
         run,
@@ -111,6 +119,7 @@ def _sum(
         folds=settings.folds,
         product_dtype=PRODUCTS[settings.products],
         device=settings.device,
+        looks=looks,
         on_event=on_event,
     )
     stored = run.documents.size_bytes(layout.partials_prefix(plan.stream, plan.shard, plan.shards))

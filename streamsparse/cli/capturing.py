@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamsparse.cli import adapting
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
 
@@ -65,6 +66,8 @@ def capture(
     device: o.Device = "cpu",
     threads: o.Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin RUN anew, whatever it holds.")] = False,
+    until_converged: adapting.UntilConverged = None,
+    at: adapting.At = "keep=0.5",
     as_json: o.Json = False,
     dry_run: o.DryRun = False,
 ) -> None:
@@ -72,6 +75,10 @@ def capture(
 
     Only layers whose input channels can be removed are dumped. Typed again after a kill, it goes on with the
     first batch that is not committed.
+
+    With --until-converged the capture ends as soon as more images would not change the re-estimated weights by
+    more than TOL: after 64, 128, 256, ... images, up to --images, every layer is refitted on a working support
+    (--at) and judged on the fold left out. The run then counts as a capture of the images that were used.
 
     Examples:
 
@@ -83,6 +90,9 @@ def capture(
             --device cuda --sink statistics
 
         streamsparse capture runs/r18 ... --shard 2/4
+
+        streamsparse capture runs/lenet ... --sink statistics \\
+            --until-converged 0.005 --images 20000
     """
     from streamsparse.capture import CaptureSettings, Subject
     from streamsparse.capture import capture as capture_stage
@@ -95,9 +105,17 @@ def capture(
         chosen = {"data_root": data_root, "normalize": normalize, "size": size}
         dataset = o.load_data(data, model, split="train", **chosen)
         if dry_run:
+            if until_converged is not None:
+                settings = adapting.show_looks(images, settings, until_converged, at, as_json)
             _show_capture_plan(built, dataset, images, seed, settings, as_json)
             return
         subject = Subject(model, data, chosen)
+        if until_converged is not None:
+            adapting.capture(
+                run, built, dataset, until_converged, at, images=images, seed=seed, settings=settings,
+                subject=subject, overwrite=overwrite, bars=bars, as_json=as_json,
+            )  # fmt: skip
+            return
         report = capture_stage(
             built, dataset, run, images=images, seed=seed, settings=settings, subject=subject, overwrite=overwrite,
             on_event=bars,

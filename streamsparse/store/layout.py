@@ -10,6 +10,7 @@
       partials/STREAM/shard-IIII-of-NNNN/
         a/LAYER/, b/LAYER/                            records: sums of a capture that dumps nothing, in turn
         progress.json                                 which of the two counts, and how many batches are in it
+      partials/STREAM/convergence.json                what a capture that stops by itself found at its looks
       partials/STREAM/sums-DIGEST/
         plan.json                                     how an accumulation cut its layers, to go on with after a kill
         LAYER/BLOCK/lane-NNNN/                        record: growing sums, and the batches that are in them
@@ -65,6 +66,10 @@ def shard_prefix(stream: str, index: int, count: int) -> str:
 
 def partials_prefix(stream: str, index: int, count: int) -> str:
     return f"partials/{part(stream)}/shard-{index:04d}-of-{count:04d}"
+
+
+def convergence_key(stream: str) -> str:
+    return f"partials/{part(stream)}/convergence.json"
 
 
 def sums_prefix(stream: str, digest: str) -> str:
