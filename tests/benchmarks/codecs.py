@@ -5,7 +5,8 @@
 Networks: the LeNet that comes with the package over MNIST, and a VGG-16 over Fashion-MNIST where `../shared` beside
 the repository has both. The inputs and outputs of every consumer layer are written batch by batch and read back
 through the store, as capture and accumulate do, on the disk of the temporary directory (TMPDIR) with its page
-cache; the codecs take turns, and times are medians of the repeats. For every codec:
+cache; the codecs take turns, and each counts with its fastest repeat, because whatever else runs on the machine can
+only slow it down. For every codec:
 
     stored share stored bytes over raw float32 bytes
     write, read  megabytes (10^6) of raw float32 activations per second, so that dtypes compare by images per second
@@ -24,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -217,7 +217,7 @@ def sweep(subject: Subject, codecs: dict[str, tuple[str, ...]], repeats: int) ->
         writes, reads, stored = zip(*times[dtype, codec], strict=True)
         results.append(
             Result(
-                subject.name, dtype, codec, stored[0] / raw, raw / 1e6 / median(writes), raw / 1e6 / median(reads),
+                subject.name, dtype, codec, stored[0] / raw, raw / 1e6 / min(writes), raw / 1e6 / min(reads),
                 errors[dtype, parse_codec(codec).keep_bits], loss(codec, dtype) is not None,
             )
         )  # fmt: skip
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer images and codecs, under a minute")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--write", action="store_true", help="write the results that are committed")
-    parser.add_argument("--repeats", type=int, default=3, help="of the full run")
+    parser.add_argument("--repeats", type=int, default=5, help="of the full run")
     arguments = parser.parse_args()
     results, images = [], {}
     with torch.no_grad():
