@@ -136,7 +136,7 @@ class Judge:
             for layer in self._kept
             if self._converged_at(layer, images) is None and images not in self._looks[layer]
         }
-        for layer in [layer for layer in self._kept if layer in todo and not self._fits(layer, images)]:
+        for layer in [layer for layer in self._kept if layer in todo and not self.fits(layer, images)]:
             self._looks[layer][images] = LayerLook(images, None, None, None, None)
             todo.remove(layer)
         for layer, inputs, sums in self._supports(todo, statistics):
@@ -145,7 +145,7 @@ class Judge:
                 found = refit_errors(geometry, sums, inputs)
             self._looks[layer][images] = LayerLook(images, **asdict(found))
 
-    def _fits(self, layer: str, images: int) -> bool:
+    def fits(self, layer: str, images: int) -> bool:
         """Whether the folds that are fitted hold more patches than there are columns."""
         geometry, folds = self._captured.graph.layers[layer], self._request.folds
         patches = images * geometry.patches_per_image * (folds - 1) / folds

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamsparse.kernels.elimination import diagonal_blocks, inverse
-from streamsparse.kernels.folds import FoldSums
+from streamsparse.kernels.folds import FoldSums, total
 from streamsparse.kernels.regression import Problem, Regression, loss_weights, refit, relative_error, ridge_penalty
 from streamsparse.kernels.statistics import Moments
-from streamsparse.solve.problems import fold_moments, group_problem
+from streamsparse.solve.problems import fold_moments, group_problem, layer_moments
 from streamsparse.types import ChannelGroup, LayerGeometry
 
 WORKING_RIDGE = 1e-4  # of the support's choice: safe for Grams of few patches
@@ -109,6 +109,25 @@ def refit_errors(geometry: LayerGeometry, sums: FoldSums, inputs: np.ndarray) ->
         best = RefitErrors(float(training), float(held_out), float(bar), ridge)
     assert best is not None  # there are ridges
     return best
+
+
+def refit_weights(
+    geometry: LayerGeometry, sums: FoldSums, inputs: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight of the layer's own shape, zero for inputs that are not kept, and bias or None; fitted on all folds.
+
+    Args:
+        geometry: of a layer whose convolution is not grouped.
+        sums, inputs: as in `refit_errors`.
+        ridge: relative to each channel's mean diagonal.
+    """
+    narrow, kept, every = _restricted(geometry, sums, inputs)
+    found = layer_moments(total(kept), geometry.bias)
+    fitted = refit(_by_group(found, narrow)[0], every, ridge)  # (outputs, kept columns)
+    weight = np.zeros((geometry.out_channels, geometry.in_channels, geometry.taps))
+    weight[:, inputs] = fitted.reshape(geometry.out_channels, len(inputs), geometry.taps)
+    bias = (found.mean_y[0] - fitted @ found.mean_x[0]) if geometry.bias else None
+    return weight.reshape(geometry.out_channels, geometry.in_channels, *geometry.kernel), bias
 
 
 def _restricted(

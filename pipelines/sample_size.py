@@ -1,0 +1,262 @@
+"""How few calibration images are enough: LeNet on MNIST, and VGG-16 on Fashion-MNIST where it is at hand.
+
+    uv run python -m pipelines.sample_size [--network lenet|vgg16] [--images N] [--write DIRECTORY] [--json]
+
+One pass over the images. At 64, 128, 256, ... of them every layer is refitted on its working support (see
+`streamsparse.solve.working`), which keeps as large a fraction of every channel group as half of the parameters
+allow. Shown are, by number of images: training and held-out error of every layer, cross-validated over five folds,
+with its standard error over the folds; the accuracy of the network with all these weights in place, without any
+training; and where `capture --until-converged TOL` would have stopped. The VGG-16 and its data are looked for in
+`shared/` beside the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import pipelines.mnist as mnist
+from pipelines.idx import read_idx
+from pipelines.lenet import LeNet
+from pipelines.sample_size_tables import page
+from streamsparse.adaptive import look_schedule
+from streamsparse.capture import CaptureSettings, capture
+from streamsparse.convergence import Judge, LayerLook, Request
+from streamsparse.errors import DataError
+from streamsparse.intake.captured import Captured, read_captured
+from streamsparse.kernels.folds import FoldSums
+from streamsparse.network.observation import whole_groups
+from streamsparse.network.refitting import with_weights
+from streamsparse.solve import kept_inputs
+from streamsparse.solve.threads import blas_threads
+from streamsparse.solve.working import refit_errors, refit_weights, working_support
+from streamsparse.store import Run
+
+SHARED: Final = Path(__file__).resolve().parents[2] / "shared"
+LENET_WEIGHTS: Final = Path(__file__).parent / "data" / "lenet_mnist.safetensors"
+VGG16_WEIGHTS: Final = SHARED / "models" / "vgg16_fashion_mnist.safetensors"
+FASHION_MEAN, FASHION_DEVIATION = 0.2860, 0.3530
+TOLERANCES: Final = (0.01, 0.005, 0.002)
+BUDGET: Final = 0.5
+FOLDS: Final = 5
+BATCH_IMAGES: Final = 64
+
+
+class Vgg16(nn.Module):
+    """VGG-16 with batch normalisation for 32 pixels: 13 convolutions and one linear layer, as in the paper."""
+
+    def __init__(self) -> None:
+        import torchvision
+
+        super().__init__()
+        self.features = torchvision.models.vgg16_bn(weights=None, init_weights=False).features
+        self.classifier = nn.Linear(512, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float (images, 3, 32, 32) to logits (images, 10)."""
+        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        return logits
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """A trained network with its calibration and test images."""
+
+    name: str
+    model: nn.Module
+    calibration: TensorDataset
+    test: TensorDataset
+
+
+def lenet() -> Subjects:
+    """The LeNet and the MNIST images that come with the package."""
+    model = LeNet()
+    model.load_state_dict(load_file(LENET_WEIGHTS))
+    parts = (TensorDataset(*dataset.tensors()) for dataset in (mnist.calibration(), mnist.test()))
+    return Subjects("LeNet on MNIST", model.eval(), *parts)
+
+
+def vgg16() -> Subjects:
+    """The trained VGG-16 and Fashion-MNIST.
+
+    Raises:
+        DataError: they are not there.
+    """
+    folder = SHARED / "data" / "fashion-mnist"
+    if not VGG16_WEIGHTS.exists() or not folder.is_dir():
+        raise DataError(
+            "The trained VGG-16 or its data are not there.", expected=f"{VGG16_WEIGHTS.name}", got="nothing"
+        )
+    model = Vgg16()
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(VGG16_WEIGHTS).items()}, strict=False)
+    parts = (_fashion(folder, prefix) for prefix in ("train", "t10k"))
+    return Subjects("VGG-16 on Fashion-MNIST", model.eval(), *parts)
+
+
+def _fashion(folder: Path, prefix: str) -> TensorDataset:
+    images = torch.from_numpy(read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", 3).copy())
+    labels = torch.from_numpy(read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 1).astype(np.int64))
+    return FashionImages(images, labels)
+
+
+class FashionImages(TensorDataset):
+    """Kept as bytes; normalised, padded to 32 pixels and repeated to three channels when asked for."""
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        pixels = nn.functional.pad(self.tensors[0][index], (2, 2, 2, 2))
+        scaled = (pixels.float() / 255 - FASHION_MEAN) / FASHION_DEVIATION
+        return scaled.unsqueeze(-3).expand(*scaled.shape[:-2], 3, 32, 32).contiguous(), self.tensors[1][index]
+
+
+NETWORKS: Final[dict[str, Callable[[], Subjects]]] = {"lenet": lenet, "vgg16": vgg16}
+
+
+class Stopped(Exception):  # noqa: N818  not a failure
+    """The last look was taken: what would be stored is not needed."""
+
+
+class Study:
+    """Takes the looks of one pass (mutable)."""
+
+    def __init__(self, subjects: Subjects, run: Run, images: int, test_images: int) -> None:
+        self.subjects, self.run, self.test_images = subjects, run, test_images
+        self.schedule = look_schedule(images, BATCH_IMAGES)
+        self.looks: list[dict[str, Any]] = []
+        self.points: list[dict[str, Any]] = []
+        self.keep_fraction = 0.0
+
+    def enough(self, images: int, statistics: Mapping[str, FoldSums]) -> bool:
+        """At a look: supports, errors and weights of every layer, and the accuracy that they give."""
+        if images in self.schedule:
+            captured = read_captured(self.run)
+            self.keep_fraction = self.keep_fraction or largest_fraction(captured)
+            started = perf_counter()
+            weights = self._look(captured, images, statistics)
+            seconds = perf_counter() - started
+            changed = with_weights(self.subjects.model, weights)
+            found = accuracy(changed, self.subjects.test, self.test_images)
+            self.points.append({"images": images, "accuracy": found, "look_seconds": seconds})
+            print(self.points[-1], file=sys.stderr, flush=True)
+        if images >= self.schedule[-1]:
+            raise Stopped
+        return False
+
+    def end(self, images: int) -> None:
+        """Never comes: the last look stops the pass."""
+
+    def _look(self, captured: Captured, images: int, statistics: Mapping[str, FoldSums]) -> dict[str, Any]:
+        weights: dict[str, Any] = {}
+        keep: dict[str, list[int]] = {}
+        whole = whole_groups(captured.graph, captured.manifest["layers"])
+        for group in captured.graph.groups:
+            if group.name in whole:
+                continue
+            own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
+            with blas_threads(max(captured.graph.layers[layer].columns for layer in own)):
+                keep[group.name] = working_support(group, captured.graph.layers, own, self.keep_fraction).tolist()
+                for layer, sums in own.items():
+                    geometry, inputs = captured.graph.layers[layer], kept_inputs(captured.graph, keep)[layer]
+                    found = refit_errors(geometry, sums, inputs)
+                    weights[layer] = refit_weights(geometry, sums, inputs, found.ridge)
+                    self.looks.append({"layer": layer, **asdict(LayerLook(images, **asdict(found)))})
+        return weights
+
+
+def largest_fraction(captured: Captured) -> float:
+    """Of every group's positions, in hundredths, that half of the parameters allow."""
+    whole = whole_groups(captured.graph, captured.manifest["layers"])
+    groups = [group for group in captured.graph.groups if group.name not in whole]
+    original = captured.costs.parameters({})
+    for percent in range(100, 0, -1):
+        counts = {group.name: max(1, round(percent / 100 * group.size)) for group in groups}
+        if captured.costs.parameters(counts) <= BUDGET * original:
+            return percent / 100
+    raise DataError("No fraction of the channels meets the budget.", expected=f"≤ {BUDGET:.0%} of the parameters")
+
+
+def accuracy(model: nn.Module, test: TensorDataset, images: int) -> float:
+    """Of the first so many test images."""
+    correct = 0
+    with torch.inference_mode():
+        for first in range(0, images, 250):
+            batch, labels = test[slice(first, min(images, first + 250))]
+            correct += int((model(batch).argmax(1) == labels).sum())
+    return correct / images
+
+
+def study(name: str, images: int, test_images: int) -> dict[str, Any]:
+    """Every figure of one network."""
+    subjects, run = NETWORKS[name](), Run.at("memory://")
+    baseline = accuracy(subjects.model, subjects.test, test_images)
+    taken = Study(subjects, run, images, test_images)
+    settings = CaptureSettings(sink="statistics", batch_images=BATCH_IMAGES, folds=FOLDS, products="float32")
+    with suppress(Stopped):
+        capture(subjects.model, subjects.calibration, run, images=images, settings=settings, looks=taken)
+    captured = read_captured(run)
+    return {
+        "network": subjects.name,
+        "parameters_kept": BUDGET,
+        "keep_fraction": taken.keep_fraction,
+        "baseline_accuracy": baseline,
+        "test_images": test_images,
+        "points": taken.points,
+        "looks": taken.looks,
+        "stops": {str(tolerance): stop(captured, taken, tolerance) for tolerance in TOLERANCES},
+    }
+
+
+def stop(captured: Captured, taken: Study, tolerance: float) -> dict[str, Any]:
+    """Where the rule would have ended the capture, and at how many images each layer had converged."""
+    request = Request(tolerance, taken.keep_fraction, taken.schedule[-1], 0, FOLDS)
+    judge = Judge(captured, request)
+    seen = [
+        {**look, "training_error": None, "held_out_error": None}
+        if not judge.fits(look["layer"], look["images"])
+        else look
+        for look in taken.looks
+    ]
+    judge = Judge(captured, request, seen)
+    ended = next((images for images in taken.schedule if judge.converged(images)), None)
+    layers = judge.convergence(taken.schedule[-1]).layers
+    return {"images": ended, "layers": {layer.layer: layer.images for layer in layers}}
+
+
+def main() -> None:
+    """Run and show, or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="lenet")
+    parser.add_argument("--images", type=int, default=4096, help="of the largest look")
+    parser.add_argument("--test-images", type=int, default=10_000)
+    parser.add_argument("--write", type=Path, help="write sample_size_NETWORK.md and .json into this directory")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    arguments = parser.parse_args()
+    found = study(arguments.network, arguments.images, arguments.test_images)
+    about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+    command = f"uv run python -m pipelines.sample_size --network {arguments.network} --images {arguments.images}"
+    command += f" --test-images {arguments.test_images} --write pipelines/results"
+    text = page(found, about, command)
+    print(text)
+    if arguments.write is not None:
+        target = arguments.write / f"sample_size_{arguments.network}"
+        target.with_suffix(".md").write_text(text)
+        target.with_suffix(".json").write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
+    if arguments.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
