@@ -1,6 +1,7 @@
 """Accumulate: stored activations into sufficient statistics, once, out of core, on any executor."""
 
 from streamsparse.accumulate.executors import open_executor
+from streamsparse.accumulate.following import follow
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
 from streamsparse.accumulate.report import AccumulateReport
 from streamsparse.accumulate.stage import accumulate, accumulate_stream, dry_run
@@ -12,6 +13,7 @@ __all__ = [
     "accumulate",
     "accumulate_stream",
     "dry_run",
+    "follow",
     "open_executor",
     "plan_accumulation",
 ]

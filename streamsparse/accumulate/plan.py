@@ -218,7 +218,7 @@ def plan_accumulation(
         cut = cut_layer(layer, reader.example_plan, settings.folds, resources, *before[:1])
         alone = single_lane or resources.workers == 1
         wanted = 1 if alone else math.ceil(costs[name] / (share * len(cut.blocks)))
-        if before and before[0] == cut.channels:
+        if before and before[0] == cut.channels and not single_lane:
             wanted = before[1]
         lanes = max(1, min(wanted, len(batches), _MOST_LANES))
         task = _first_task(run_url, reader.stream, layer, cut, settings)
@@ -290,7 +290,7 @@ def sums_digest(reader: ActivationReader, settings: AccumulateSettings) -> str:
 def source_of(batches: list[Batch], settings: AccumulateSettings) -> str:
     """Identity of finished statistics: the batches, folds and products."""
     identity = {
-        "batches": [asdict(batch) for batch in batches],
+        "batches": [asdict(replace(batch, discarded=False)) for batch in batches],
         "folds": settings.folds,
         "products": settings.product_dtype,
     }

@@ -25,7 +25,7 @@ from streamsparse.accumulate.report import AccumulateReport
 from streamsparse.accumulate.shards import merge_shards, merged_already
 from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.accumulate.task import FinishTask, draft_of, finish_lanes, sum_lane
-from streamsparse.errors import UsageError
+from streamsparse.errors import MemoryLimitError, UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import ActivationReader
@@ -139,8 +139,7 @@ def accumulate_stream(
     check_reachable(run, executor)
     started = perf_counter()
     stage = stage_name(plan.stream)
-    statistics = Statistics(run, plan.stream)
-    todo = [layer for layer in plan.layers if not _committed(statistics, layer)]
+    todo = [layer for layer in plan.layers if not committed(run, plan, layer)]
     reused = len(plan.layers) - len(todo)
     if reused:
         on_event(Reused(stage, f"{reused} of {len(plan.layers)} layers"))
@@ -162,20 +161,44 @@ def stage_name(stream: str) -> str:
     return "accumulate" if stream == layout.ORIGINAL_STREAM else f"accumulate {stream}"
 
 
-def begin_sums(run: Run, plan: AccumulatePlan, layers: Sequence[LayerPlan]) -> None:
-    """Note how layers are cut, drop partial sums that were cut in another way, create the statistics' arrays."""
+def begin_sums(run: Run, plan: AccumulatePlan, layers: Sequence[LayerPlan], *, drafts: bool = True) -> None:
+    """Note how layers are cut, drop partial sums that were cut in another way.
+
+    With `drafts`, create the arrays of the statistics too.
+
+    Lanes are cut by the list of batches, so several of them serve that list alone; a single one may grow.
+
+    Raises:
+        MemoryLimitError: sums of activations that are gone were cut for more memory.
+    """
     if not layers:
         return
     key = f"{plan.sums}/{layout.PLAN}"
-    earlier = (run.documents.read_json(key) or {}).get("cuts", {})
-    cuts = plan.cuts()
+    found = run.documents.read_json(key) or {}
+    earlier, cuts = found.get("cuts", {}), plan.cuts()
     for layer in layers:
         draft = draft_of(run, layer.tasks[0])
-        if layer.name in earlier and list(earlier[layer.name]) != cuts[layer.name]:
+        before = list(earlier.get(layer.name, cuts[layer.name]))
+        if before != cuts[layer.name] or (before[1] > 1 and found.get("source") != layer.source):
+            _require_activations(layer, before)
             run.documents.delete(f"{plan.sums}/{layout.part(layer.name)}")
             draft.drop()
-        draft.create()
-    run.documents.write_json(key, {"cuts": cuts})
+        if drafts:
+            draft.create()
+    run.documents.write_json(key, {"cuts": cuts, "source": layers[0].source})
+
+
+def _require_activations(layer: LayerPlan, before: list[int]) -> None:
+    """Partial sums may be dropped only while what is in them can be read again."""
+    if any(batch.discarded for task in layer.tasks for batch in task.batches):
+        raise MemoryLimitError(
+            f"Partial sums of layer '{layer.name}' were cut for another memory limit, and activations in them are "
+            "discarded.",
+            expected=f"room for blocks of {before[0]} channels",
+            got=f"blocks of {layer.cut.channels}",
+            where=layer.name,
+            remedy="repeat the command with the memory limit and number of workers that it began with",
+        )
 
 
 def run_steps(
@@ -249,6 +272,7 @@ def check_reachable(run: Run, executor: Executor) -> None:
         )
 
 
-def _committed(statistics: Statistics, layer: LayerPlan) -> bool:
-    found = statistics.description(layer.name)
+def committed(run: Run, plan: AccumulatePlan, layer: LayerPlan) -> bool:
+    """Whether the layer's statistics of just these batches and settings are there."""
+    found = Statistics(run, plan.stream).description(layer.name)
     return found is not None and found.get("source") == layer.source

@@ -15,7 +15,7 @@ import torch
 from streamsparse.accumulate.memory import return_freed_memory
 from streamsparse.accumulate.plan import LaneTask
 from streamsparse.accumulate.reading import pieces
-from streamsparse.errors import CorruptDataError
+from streamsparse.errors import CorruptDataError, StageMissingError
 from streamsparse.kernels.folds import empty_block_folds, update_block_folds
 from streamsparse.kernels.gram_blocks import BlockSums, block_from_tensors, finish_block, merge_block
 from streamsparse.store import Run
@@ -127,11 +127,23 @@ def _not_included(task: LaneTask, included: Included) -> list[Batch]:
     todo = []
     for batch in task.batches:
         digest = included.get(batch_name(batch))
+        if digest is None and batch.discarded:
+            raise _discarded(task, batch)
         if digest is None:
             todo.append(batch)
         elif digest != included_digest(batch):
             raise _other_images(task, batch)
     return todo
+
+
+def _discarded(task: LaneTask, batch: Batch) -> StageMissingError:
+    return StageMissingError(
+        "Activations that are to be summed were discarded.",
+        expected=f"batch {batch_name(batch)}, for {task.folds} folds and {task.product_dtype} products",
+        got="sums with other settings, for which its activations were given up",
+        where=task.layer.geometry.layer,
+        remedy="repeat the settings of `accumulate --follow --discard`, or capture again with --overwrite",
+    )
 
 
 def _other_images(task: LaneTask, batch: Batch) -> CorruptDataError:

@@ -32,6 +32,8 @@ class CaptureSettings:
         device: of the model, "cpu" or "cuda" or "cuda:N".
         sink: "activations" dumps them; "statistics" sums them on the device and dumps nothing.
         folds: of the statistics sink, see `AccumulateSettings`.
+        window_bytes: of activations that wait on the store to be summed and discarded; the capture waits when they
+            are so many. None for no limit.
         products: dtype of the statistics sink's products, "float64" or "float32"; sums are float64.
     """
 
@@ -44,6 +46,7 @@ class CaptureSettings:
     sink: str = "activations"
     folds: int = 5
     products: str = "float64"
+    window_bytes: int | None = None
 
     def __post_init__(self) -> None:
         compressors(self.codec)

@@ -14,7 +14,7 @@ from streamsparse.capture.manifest import Subject, begin_run, check_weights, des
 from streamsparse.capture.plan import PRODUCTS, CaptureSettings, plan_stream
 from streamsparse.capture.summing import Looks, sum_stream
 from streamsparse.capture.taps import Taps
-from streamsparse.capture.writing import BackgroundWriter
+from streamsparse.capture.writing import BackgroundWriter, Window
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.network import find_groups
@@ -93,13 +93,21 @@ def capture(
         layers = {layer.geometry.layer: layer.calls for layer in plan.layers}
         manifest = describe(model, graph, sample, subject or Subject(), list(layers), settings.sink)
         shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"
-        with run.lock(shared=settings.shards > 1 and not overwrite), run.lock(shard):
+        with run.lock(shared=not overwrite), run.lock(shard):  # other shards, and who follows, may be at work
             if overwrite:
                 run.clear()
             begin_run(run, manifest, model)
             if settings.sink == "statistics":
                 return _sum(run, plan, model, sample, settings, looks, on_event)
-            return capture_stream(run, plan, Taps(layers, model), sample, device=settings.device, on_event=on_event)
+            return capture_stream(
+                run,
+                plan,
+                Taps(layers, model),
+                sample,
+                device=settings.device,
+                window_bytes=settings.window_bytes,
+                on_event=on_event,
+            )
 
 
 def _sum(
@@ -127,9 +135,18 @@ def _sum(
 
 
 def capture_stream(
-    run: Run, plan: StreamPlan, taps: Taps, images: Images, *, device: str = "cpu", on_event: OnEvent = ignore
+    run: Run,
+    plan: StreamPlan,
+    taps: Taps,
+    images: Images,
+    *,
+    device: str = "cpu",
+    window_bytes: int | None = None,
+    on_event: OnEvent = ignore,
 ) -> CaptureReport:
     """Dump the planned activations, batch by batch; batches that are committed already are kept.
+
+    With a window, waits while as many bytes wait to be summed and discarded.
 
     Raises:
         ActivationError: values that cannot be stored; batches before them stay committed.
@@ -147,8 +164,10 @@ def capture_stream(
     with (
         reporting(stage, plan.images - reused, "images", on_event) as advance,
         BackgroundWriter(writer, advance) as background,
+        Window(run.documents, plan, window_bytes, stage, on_event) as window,
     ):
         for batch, inputs in zip(missing, _loaded(images, plan, missing), strict=True):
+            window.wait_for_room(background.waiting)
             background.put(batch, taps(inputs.to(device), plan.dtype), batch_digest(inputs))
     stored = run.documents.size_bytes(layout.shard_prefix(plan.stream, plan.shard, plan.shards))
     return CaptureReport(plan.images - reused, reused, len(missing), stored)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
+from streamsparse.errors import UsageError
 
 if TYPE_CHECKING:
     from streamsparse.accumulate import AccumulatePlan
@@ -19,13 +23,24 @@ def accumulate(
     scheduler: o.Scheduler = None,
     memory_limit: o.MemoryLimit = None,
     products: o.Products = "float64",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Sum batches as a running capture commits them, until it has finished.")
+    ] = False,
+    discard: Annotated[
+        bool,
+        typer.Option("--discard", help="With --follow: delete activations whose sums are kept."),
+    ] = False,
     threads: o.Threads = None,
     as_json: o.Json = False,
     dry_run: o.DryRun = False,
 ) -> None:
     """Reduce the activations in RUN to sufficient statistics: the only pass over the data.
 
-    Each layer is committed as soon as it is summed; typed again, the command keeps finished layers.
+    Each layer is committed as soon as it is summed, and the sums of long ones are kept in RUN as they grow: typed
+    again after a kill of whatever process, the command goes on from there.
+
+    With --memory-limit, a layer whose Gram does not fit is summed in blocks of channels. With --follow --discard,
+    and --window of capture, the disk holds no more than a window of the activations.
 
     Examples:
 
@@ -36,20 +51,29 @@ def accumulate(
 
         streamsparse accumulate /shared/runs/vgg --scheduler tcp://10.0.0.1:8786
 
-        streamsparse accumulate runs/vgg --dry-run
+        streamsparse accumulate runs/vgg --dry-run --memory-limit 1GiB
+
+        streamsparse accumulate runs/vgg --follow --discard   # while it is captured
     """
     from streamsparse.accumulate import AccumulateSettings
     from streamsparse.accumulate import accumulate as accumulate_stage
     from streamsparse.accumulate import dry_run as plan_stage
+    from streamsparse.accumulate import follow as follow_stage
 
     o.use_threads(threads)
     with command(as_json) as bars:
         settings = AccumulateSettings(folds, products, o.parse_bytes(memory_limit))
+        if discard and not follow:
+            raise UsageError(
+                "Activations are discarded while a capture is followed.", expected="--follow --discard",
+                got="--discard alone", remedy="add --follow, or delete RUN/activations when you need them no more",
+            )  # fmt: skip
         if dry_run:
             planned = plan_stage(run, settings=settings, executor=executor, scheduler=scheduler, workers=workers)
             _show_plan(*planned, as_json)
             return
-        report = accumulate_stage(
+        stage = partial(follow_stage, discards=discard) if follow else accumulate_stage
+        report = stage(
             run, settings=settings, executor=executor, scheduler=scheduler, workers=workers, on_event=bars
         )
     if as_json:

@@ -63,6 +63,14 @@ def capture(
     shard: Annotated[
         str, typer.Option("--shard", help="I/N: capture part I of N; run one per node into one RUN.")
     ] = "1/1",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window",
+            help="Wait while so many bytes of activations are not yet discarded, such as 50GiB (see "
+            "accumulate --follow --discard).",
+        ),
+    ] = None,
     device: o.Device = "cpu",
     threads: o.Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin RUN anew, whatever it holds.")] = False,
@@ -100,7 +108,9 @@ def capture(
     o.use_threads(threads)
     with command(as_json) as bars:
         index, count = o.parse_shard(shard)
-        settings = CaptureSettings(dtype, codec, batch_size, index, count, device, sink, folds, products)
+        settings = CaptureSettings(
+            dtype, codec, batch_size, index, count, device, sink, folds, products, o.parse_bytes(window, "--window")
+        )
         built = o.load_model(model, weights)
         chosen = {"data_root": data_root, "normalize": normalize, "size": size}
         dataset = o.load_data(data, model, split="train", **chosen)

@@ -111,7 +111,7 @@ def parse_channels(text: str | None) -> dict[str, int] | None:
     return {name: int(count) for name, _, count in pairs}
 
 
-def parse_bytes(text: str | None) -> int | None:
+def parse_bytes(text: str | None, option: str = "--memory-limit") -> int | None:
     """`2GiB` -> 2147483648."""
     if text is None:
         return None
@@ -124,7 +124,7 @@ def parse_bytes(text: str | None) -> int | None:
             "This amount of memory does not parse.",
             expected="such as 512MiB or 2GiB",
             got=text,
-            where="--memory-limit",
+            where=option,
         ) from error
 
 

@@ -158,7 +158,7 @@ class ActivationReader:
                 where=f"stream '{self.stream}'",
                 remedy="capture again with the same N in every --shard I/N, the first of them with --overwrite",
             )
-        if len(self.plans) < shards or len(batches) < expected:
+        if not self.all_committed(len(batches)):
             raise StageMissingError(
                 "The capture has not finished.",
                 expected=f"{shards} shards, {expected} batches in those begun",
@@ -167,6 +167,11 @@ class ActivationReader:
                 remedy="run `streamsparse capture` with the same arguments again: it resumes",
             )
         return batches
+
+    def all_committed(self, batches: int) -> bool:
+        """Whether all shards were begun, and so many batches are all that they have."""
+        plans = self.plans.values()
+        return len(plans) >= self.example_plan.shards and batches >= sum(plan.batches for plan in plans)
 
     def read(self, batch: Batch, layer: str, call: int, side: str, images: range | None = None) -> np.ndarray:
         """One batch of one array, (images, *shape) in the stored dtype.

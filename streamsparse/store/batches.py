@@ -23,6 +23,7 @@ class Batch:
         first_image: number of its first image in the run.
         images: how many.
         digest: SHA-256 of the model's input batch.
+        discarded: its chunks were deleted, because it is in sums that are kept.
     """
 
     shard: str
@@ -30,6 +31,7 @@ class Batch:
     first_image: int
     images: int
     digest: str
+    discarded: bool = False
 
 
 def read_plans(documents: Documents, stream: str) -> dict[str, StreamPlan]:
@@ -40,27 +42,32 @@ def read_plans(documents: Documents, stream: str) -> dict[str, StreamPlan]:
     return {shard: plan_from_json(plan) for shard, plan in zip(shards, found, strict=True) if plan is not None}
 
 
+def batch_markers(documents: Documents, prefix: str, folder: str = layout.COMMITS) -> list[str]:
+    """Names of a shard's markers; temporary files that a kill left are none."""
+    return [name for name in documents.names(f"{prefix}/{folder}") if re.fullmatch(r"batch-\d{8}\.json", name)]
+
+
 def committed_batches(documents: Documents, prefix: str, plan: StreamPlan) -> list[Batch]:
     """Batches of a shard whose marker belongs to this plan."""
-    commits = f"{prefix}/commits"
-    names = [name for name in documents.names(commits) if re.fullmatch(r"batch-\d{8}\.json", name)]
-    markers = documents.read_many_json([f"{commits}/{name}" for name in names])
+    names = batch_markers(documents, prefix)
+    markers = documents.read_many_json([f"{prefix}/{layout.COMMITS}/{name}" for name in names])
+    discarded = set(batch_markers(documents, prefix, layout.DISCARDED))
     return [
-        _batch(marker, prefix, name)
+        _batch(marker, prefix, name, name in discarded)
         for name, marker in zip(names, markers, strict=True)
         if marker is not None and marker.get("plan") == plan.digest
     ]
 
 
-def _batch(marker: Mapping[str, Any], prefix: str, name: str) -> Batch:
+def _batch(marker: Mapping[str, Any], prefix: str, name: str, discarded: bool) -> Batch:
     try:
         fields = {key: marker[key] for key in ("first_image", "images", "digest")}
-        return Batch(shard=prefix, index=marker["batch"], **fields)
+        return Batch(shard=prefix, index=marker["batch"], discarded=discarded, **fields)
     except KeyError as error:
         raise CorruptDataError(
             "The marker of a batch is incomplete.",
             expected=f"an entry {error}",
             got=", ".join(marker),
-            where=f"{prefix}/commits/{name}",
+            where=f"{prefix}/{layout.COMMITS}/{name}",
             remedy="delete the marker and run `streamsparse capture` again: it resumes",
         ) from error

@@ -100,6 +100,20 @@ class Documents:
         with storage_errors(key):
             sync(self._store.delete(key))
 
+    def delete_keys(self, keys: Sequence[str]) -> None:
+        """Remove objects, those that are there; many at once."""
+        sync(self._delete_many(keys))
+
+    async def _delete_many(self, keys: Sequence[str]) -> None:
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def delete(key: str) -> None:
+            async with places:
+                with storage_errors(key):
+                    await self._store.delete(key)
+
+        await asyncio.gather(*(delete(key) for key in keys))
+
     def size_bytes(self, prefix: str) -> int:
         """Bytes stored below `prefix`."""
         with storage_errors(prefix):

@@ -7,6 +7,8 @@
         plan.json                                     arrays, batches, dtype, codec; written before any array
         LAYER@CALL/input, LAYER@CALL/output           Zarr v3 arrays (images, ...), chunks of whole images
         commits/batch-BBBBBBBB.json                   written last: the batch is whole in every array
+        discarded/batch-BBBBBBBB.json                 its chunks are deleted, for it is in sums that are kept
+        waiting.json                                  while the capture waits for room in its window
       partials/STREAM/shard-IIII-of-NNNN/
         a/LAYER/, b/LAYER/                            records: sums of a capture that dumps nothing, in turn
         progress.json                                 which of the two counts, and how many batches are in it
@@ -40,6 +42,9 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model/weights.safetensors"
 PLAN = "plan.json"
 RECORD = "record.json"
+COMMITS = "commits"
+DISCARDED = "discarded"
+WAITING = "waiting.json"
 SOLUTION = "solution/solution.json"
 SOLUTION_WEIGHTS = "solution/weights"
 ORIGINAL_STREAM = "original"
@@ -85,7 +90,7 @@ def array_key(shard: str, layer: str, call: int, side: str) -> str:
 
 
 def commit_key(shard: str, batch: int) -> str:
-    return f"{shard}/commits/batch-{batch:08d}.json"
+    return f"{shard}/{COMMITS}/batch-{batch:08d}.json"
 
 
 def lease_prefix(name: str) -> str:
@@ -98,6 +103,10 @@ def lease_key(name: str, identifier: str, *, shared: bool) -> str:
 
 def is_shared_lease(key: str) -> bool:
     return key.endswith("-shared.json")
+
+
+def discarded_key(shard: str, batch: int) -> str:
+    return f"{shard}/{DISCARDED}/batch-{batch:08d}.json"
 
 
 def statistics_key(stream: str, layer: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from streamsparse.errors import CorruptDataError, RunError, RunNotFoundError, StorageError, UsageError
 from streamsparse.store import Run, layout
@@ -142,7 +143,7 @@ def test_markers_are_read_at_once(place: Place) -> None:
     found = committed_batches(run.documents, prefix, plan)
     seconds = time.perf_counter() - started
     assert [batch.index for batch in found] == list(range(40))
-    assert len(place.proxy.requests) == 41
+    assert len(place.proxy.requests) == 42
     assert seconds < 2
 
 
@@ -165,6 +166,36 @@ def test_batches_of_arrays(place: Place) -> None:
     Run.at(place.url).documents.delete(f"{layout.array_key(reader.batches()[0].shard, 'conv', 0, 'input')}/c")
     with pytest.raises(CorruptDataError, match="missing"):
         reader.read(reader.batches()[1], geometry.layer, 0, "input")
+
+
+def test_metadata_of_arrays_is_read_once(place: Place) -> None:
+    records = Run.at(place.url).records
+    records.write("a", {}, {"x": np.arange(3), "y": np.arange(4)})
+    other = Run.at(place.url).records
+    other.read("a")
+    place.proxy.requests.clear()
+    for _ in range(3):
+        found = other.read("a")
+    assert found is not None
+    assert found.arrays["y"].tolist() == [0, 1, 2, 3]
+    assert not [line for line in place.proxy.requests if "/zarr.json " in line or "/.z" in line]
+    records.write("a", {}, {"x": np.arange(5)})  # elsewhere
+    found = other.read("a")
+    assert found is not None
+    assert found.arrays["x"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_metadata_that_is_deleted_is_forgotten(place: Place) -> None:
+    run = Run.at(place.url)
+    zarr.create_array(run.store, name="a/b", data=np.arange(3))
+    assert zarr.open_array(run.store, path="a/b", mode="r")[2] == 2
+    run.documents.delete("a")
+    with pytest.raises(FileNotFoundError):
+        zarr.open_array(run.store, path="a/b", mode="r")
+    zarr.create_array(run.store, name="a/b", data=np.arange(4.0))
+    run.documents.delete_key("a/b/zarr.json")
+    with pytest.raises(FileNotFoundError):
+        zarr.open_array(run.store, path="a/b", mode="r")
 
 
 def test_a_pickled_store_carries_no_credentials(place: Place) -> None:
