@@ -15,6 +15,8 @@ DEFAULT_RIDGE = 1e-8
 _EXPLAINED = 1e-5
 """Of a column's own power: what the context leaves of less is round-off where products were single precision."""
 
+_ROUND_OFF_SPREAD = 4.0
+
 
 def ridge_solution(
     gram: Float64[np.ndarray, "columns columns"],
@@ -53,11 +55,15 @@ def _well_conditioned_factor(system: np.ndarray) -> np.ndarray | None:
 def truncated_solution(
     system: Float64[np.ndarray, "columns columns"], cross: Float64[np.ndarray, "columns outputs"]
 ) -> Float64[np.ndarray, "columns outputs"]:
-    """The solution of least norm of a singular or slightly indefinite system, eigenvalues in round-off cut."""
+    """The solution of least norm of a singular or slightly indefinite system, eigenvalues in round-off cut.
+
+    Negative eigenvalues are round-off and tell its size: whatever is not `_ROUND_OFF_SPREAD` times larger is cut.
+    """
     diagonal = system.diagonal()
     scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0)), 0.0)
     values, vectors = eigh(system * scale[:, None] * scale, check_finite=False)
-    kept = values > len(system) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+    least = len(system) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+    kept = values > max(least, -_ROUND_OFF_SPREAD * values[0])
     basis = scale[:, None] * vectors[:, kept]
     solution: np.ndarray = basis @ ((basis.T @ cross) / values[kept, None])
     return solution

@@ -21,6 +21,8 @@ from streamsparse.kernels.regression import (
     loss_weights,
     refit,
     relative_error,
+    restricted,
+    safe_ridge,
     support_error,
 )
 
@@ -130,6 +132,8 @@ def held_out_errors(
     Args:
         training: for each fold, the moments of all other folds.
         validation: for each fold, its own moments, about the means of its training part.
+        ridge: relative to each channel's mean diagonal; raised for a fold whose training part, with fewer patches
+            than all folds together, needs more.
         counts: evaluate these counts only, in this order; all from 0 to C if None.
     """
     if not training or len(training) != len(validation):
@@ -141,10 +145,18 @@ def held_out_errors(
     wanted = range(front.positions + 1) if counts is None else counts
     errors = np.zeros((len(training), len(wanted)))
     for fold, (fitted_on, left_out) in enumerate(zip(training, validation, strict=True)):
+        own = _ridge_for(fitted_on, front.supports[max(wanted, default=0)], ridge)
         for place, count in enumerate(wanted):
-            errors[fold, place] = _validation_error(fitted_on, left_out, front.supports[count], ridge)
+            errors[fold, place] = _validation_error(fitted_on, left_out, front.supports[count], own)
     mean: np.ndarray = errors.mean(axis=0)
     return mean
+
+
+def _ridge_for(problem: Problem, support: np.ndarray, ridge: float) -> float:
+    """The safe ridge on the largest support; the submatrices of a positive definite matrix are so, too."""
+    if not len(support):
+        return ridge
+    return safe_ridge(tuple(restricted(regression, support) for regression in problem), ridge)
 
 
 def _validation_error(training: Problem, validation: Problem, support: np.ndarray, ridge: float) -> float:

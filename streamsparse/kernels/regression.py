@@ -200,6 +200,13 @@ def relative_error(
     return max(0.0, 1.0 + float(np.vdot(fitted, weights)) / regression.power)
 
 
+def restricted(regression: Regression, support: Int64[np.ndarray, " kept"]) -> Regression:
+    """The regression on some positions alone."""
+    columns = columns_of(support, regression.taps)
+    gram = regression.gram[np.ix_(columns, columns)]
+    return Regression(gram, regression.cross[columns], regression.power, regression.taps)
+
+
 def chain_errors(
     problem: Problem, order: Int64[np.ndarray, " ranked"], ridge: float = DEFAULT_RIDGE
 ) -> Float64[np.ndarray, " ranked_plus_1"]:
