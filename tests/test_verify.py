@@ -22,6 +22,7 @@ from streamsparse.run import prune
 from streamsparse.solve import SolveSettings
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
+from streamsparse.store.window import discard
 from streamsparse.verification import CHECKS, Findings, Problem, verify_run
 from streamsparse.verification import Subject as Verified
 from tests.small import DAMAGE, SmallNet, build, files_below, flip_bit, random_images, summed_run
@@ -297,7 +298,12 @@ def test_sums_of_an_accumulation_that_was_stopped(run: Path, damage: str, monkey
             raise StopError
 
     with pytest.raises(StopError):
-        accumulate(Run.at(run), settings=AccumulateSettings(folds=4), executor="serial", on_event=stop)
+        accumulate(
+            Run.at(run),
+            settings=AccumulateSettings(folds=4, product_dtype="float64"),
+            executor="serial",
+            on_event=stop,
+        )
     files = [file for file in sorted(run.glob("partials/*/sums-*/**/c/**/*")) if file.is_file()]
     assert files
     assert verify_run(Run.at(run)) == []
@@ -313,7 +319,9 @@ def test_a_merged_run_has_no_problems(tmp_path: Path) -> None:
             build(SmallNet), random_images(20, seed=seed), tmp_path / str(seed),
             settings=CaptureSettings("float32", batch_images=10),
         )  # fmt: skip
-        accumulate(tmp_path / str(seed), settings=AccumulateSettings(folds=4), executor="serial")
+        accumulate(
+            tmp_path / str(seed), settings=AccumulateSettings(folds=4, product_dtype="float64"), executor="serial"
+        )
     merge([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
     assert verify_run(Run.at(tmp_path / "both")) == []
     stages = last_json(inspect(tmp_path / "both", "--json"))["stages"]
@@ -381,6 +389,13 @@ def test_leftovers_of_kills_are_notes(run: Path) -> None:
     assert any("1 temporary files" in note for note in found)
     assert any("config.json" in note for note in found)
     assert any("leftover" in note for note in found)
+
+
+def test_discarded_batches_are_not_missed(run: Path) -> None:
+    opened = Run.at(run)
+    reader = opened.reader()
+    discard(opened, reader.plans, reader.batches()[:2])
+    assert any("2 batches were discarded" in note for note in notes(run))
 
 
 def test_a_run_that_has_just_begun_has_no_problems(tmp_path: Path, run: Path) -> None:

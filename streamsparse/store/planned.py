@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import zarr
 from zarr.abc.store import Store
@@ -77,15 +77,17 @@ def require_planned(array: zarr.Array[Any], plan: StreamPlan, layer: CapturedLay
         )
 
 
-def open_planned(store: Store, plan: StreamPlan, layer: CapturedLayer, side: str, key: str) -> zarr.Array[Any]:
-    """Open a captured array for reading.
+def open_planned(
+    store: Store, plan: StreamPlan, layer: CapturedLayer, side: str, key: str, mode: Literal["r", "r+"] = "r"
+) -> zarr.Array[Any]:
+    """Open a captured array for reading, or with "r+" for reading and writing.
 
     Raises:
         CorruptDataError: its metadata is missing, damaged, or not the plan's.
     """
     with storage_errors(f"{key}/zarr.json"):
         try:
-            array = zarr.open_array(store, path=key, mode="r")
+            array = zarr.open_array(store, path=key, mode=mode)
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 raise

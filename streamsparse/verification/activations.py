@@ -120,6 +120,12 @@ def _check_shard(
     ]
     if reader is None:
         return
+    discarded = {
+        batch.index for batch in batches if subject.run.documents.exists(layout.discarded_key(prefix, batch.index))
+    }
+    if discarded:
+        findings.note(f"{prefix}: {len(discarded)} batches were discarded once they were summed; nothing to read")
+    batches = [batch for batch in batches if batch.index not in discarded]
     with reporting(
         f"verify {plan.stream} {plan.shard + 1}/{plan.shards}", len(batches), "batches", subject.on_event
     ) as advance:
