@@ -103,7 +103,7 @@ def captured_run(path: Path, kind: type[nn.Module] = SmallNet, *, images: int = 
 def summed_run(path: Path, kind: type[nn.Module] = SmallNet, *, images: int = 40, batch: int = 10) -> Run:
     """A run with finished statistics in four folds."""
     run = captured_run(path, kind, images=images, batch=batch)
-    accumulate(run, settings=AccumulateSettings(folds=4), executor="serial")
+    accumulate(run, settings=AccumulateSettings(folds=4, product_dtype="float64"), executor="serial")
     return run
 
 

@@ -40,7 +40,7 @@ from tests.small import (
 )
 
 IMAGES, BATCH, FOLDS = 26, 4, 4
-SUMS = AccumulateSettings(folds=FOLDS)
+SUMS = AccumulateSettings(folds=FOLDS, product_dtype="float64")
 EXAMPLES = settings(max_examples=10)
 NEEDS_CHECKS = pytest.mark.xfail(
     reason="store/batches.py and store/activations.py do not call the checks of store/planned.py yet", run=False

@@ -23,6 +23,7 @@ from streamsparse.accumulate.memory import Cut, Resources, cut_layer
 from streamsparse.errors import UsageError
 from streamsparse.kernels.gram_blocks import GramBlock
 from streamsparse.kernels.gram_plan import axes, patch_cost, shift_cost
+from streamsparse.kernels.precision import PRECISIONS
 from streamsparse.kernels.shift_terms import shift_terms
 from streamsparse.store import layout
 from streamsparse.store.activations import ActivationReader
@@ -30,7 +31,6 @@ from streamsparse.store.batches import Batch
 from streamsparse.store.stream import SIDES, CapturedLayer
 from streamsparse.types import LayerGeometry
 
-PRODUCTS = ("float64", "float32")
 _TASKS_PER_WORKER = 3
 _MOST_LANES = 32
 _READ_COST = 40  # multiply-adds that are as expensive as a number read
@@ -42,21 +42,22 @@ class AccumulateSettings:
 
     Attributes:
         folds: image i belongs to fold i mod `folds`; at least 2 for held-out errors.
-        product_dtype: of the matrix products within a block; all sums are float64.
+        product_dtype: precision of the matrix products within a block of images, a name of
+            `kernels.precision.PRECISIONS`; all sums of blocks are float64.
         memory_limit_bytes: of a worker's process, or None.
     """
 
     folds: int = 5
-    product_dtype: str = "float64"
+    product_dtype: str = "float32"
     memory_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise UsageError("Held-out errors need folds.", expected="≥ 2", got=self.folds, where="--folds")
-        if self.product_dtype not in PRODUCTS:
+        if self.product_dtype not in PRECISIONS:
             raise UsageError(
-                "Unknown dtype of products.",
-                expected=" | ".join(PRODUCTS),
+                "Unknown precision of products.",
+                expected=" | ".join(PRECISIONS),
                 got=self.product_dtype,
                 where="--products",
             )

@@ -25,7 +25,6 @@ from streamsparse.store.statistics import Statistics, StatisticsDraft
 
 KEEP_SECONDS = 60.0
 Report = Callable[[int], None]
-_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def sum_lane(run: Run, task: LaneTask, report: Report) -> None:
         inputs = torch.from_numpy(piece.inputs)
         responses = None if piece.outputs is None else torch.from_numpy(piece.outputs)
         update_block_folds(
-            folds, inputs, responses, geometry, task.block, piece.first_image, _DTYPES[task.product_dtype],
+            folds, inputs, responses, geometry, task.block, piece.first_image, task.product_dtype,
             task.copy_bytes,
         )  # fmt: skip
         if piece.ends_batch:

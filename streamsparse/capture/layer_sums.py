@@ -11,6 +11,7 @@ from torch import Tensor
 
 from streamsparse.capture.own_outputs import OutputTotals, OwnMap
 from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds, finish_folds, merge_folds, update_folds
+from streamsparse.kernels.precision import ProductDtype
 from streamsparse.kernels.shift_sums import own_responses
 from streamsparse.kernels.shifts import update_shifts
 from streamsparse.store.stream import CapturedLayer
@@ -35,7 +36,7 @@ class LayerSums:
     own: OwnMap | None
     totals: OutputTotals | None
 
-    def add(self, inputs: Tensor, outputs: Tensor, first_image: int, product_dtype: torch.dtype) -> None:
+    def add(self, inputs: Tensor, outputs: Tensor, first_image: int, product_dtype: ProductDtype) -> None:
         """Add what one call saw; see `update_folds`."""
         if self.totals is None:
             update_folds(self.folds, inputs, outputs, self.geometry, first_image, product_dtype)

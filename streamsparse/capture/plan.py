@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from streamsparse.capture.taps import count_calls
 from streamsparse.errors import ModelError, UsageError
+from streamsparse.kernels.precision import PRECISIONS
 from streamsparse.store.codecs import DEFAULT_CODEC, compressors
 from streamsparse.store.layout import ORIGINAL_STREAM
 from streamsparse.store.stream import CapturedLayer, StreamPlan
 from streamsparse.types import ChannelGraph
 
 SINKS = ("activations", "statistics")
-PRODUCTS = {"float64": torch.float64, "float32": torch.float32}
 _DEVICES = "cpu | cuda | cuda:N"
 
 
@@ -34,7 +34,7 @@ class CaptureSettings:
         folds: of the statistics sink, see `AccumulateSettings`.
         window_bytes: of activations that wait on the store to be summed and discarded; the capture waits when they
             are so many. None for no limit.
-        products: dtype of the statistics sink's products, "float64" or "float32"; sums are float64.
+        products: of the statistics sink, see `AccumulateSettings`.
     """
 
     dtype: str = "float16"
@@ -45,7 +45,7 @@ class CaptureSettings:
     device: str = "cpu"
     sink: str = "activations"
     folds: int = 5
-    products: str = "float64"
+    products: str = "float32"
     window_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -70,9 +70,9 @@ def _check_sink(sink: str, folds: int, products: str) -> None:
         raise UsageError("Unknown sink.", expected=" | ".join(SINKS), got=sink, where="--sink")
     if folds < 2:
         raise UsageError("Held-out errors need folds.", expected="≥ 2", got=folds, where="--folds")
-    if products not in PRODUCTS:
+    if products not in PRECISIONS:
         raise UsageError(
-            "Unknown dtype of products.", expected=" | ".join(PRODUCTS), got=products, where="--products"
+            "Unknown precision of products.", expected=" | ".join(PRECISIONS), got=products, where="--products"
         )
 
 

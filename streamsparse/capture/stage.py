@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from streamsparse.capture.images import Images, batch_digest, calibration_images
 from streamsparse.capture.manifest import Subject, begin_run, check_weights, describe
-from streamsparse.capture.plan import PRODUCTS, CaptureSettings, plan_stream
+from streamsparse.capture.plan import CaptureSettings, plan_stream
 from streamsparse.capture.summing import Looks, sum_stream
 from streamsparse.capture.taps import Taps
 from streamsparse.capture.writing import BackgroundWriter, Window
@@ -125,7 +125,7 @@ def _sum(
         model,
         sample,
         folds=settings.folds,
-        product_dtype=PRODUCTS[settings.products],
+        product_dtype=settings.products,
         device=settings.device,
         looks=looks,
         on_event=on_event,

@@ -24,6 +24,7 @@ from streamsparse.capture.taps import hooked, wrong_calls
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.kernels.folds import FoldSums
+from streamsparse.kernels.precision import ProductDtype
 from streamsparse.store import Run
 from streamsparse.store.partials import Partials, Progress
 from streamsparse.store.stream import StreamPlan
@@ -59,7 +60,7 @@ def sum_stream(
     images: Images,
     *,
     folds: int,
-    product_dtype: torch.dtype = torch.float64,
+    product_dtype: ProductDtype = "float32",
     device: str = "cpu",
     looks: Looks | None = None,
     on_event: OnEvent = ignore,
@@ -173,7 +174,7 @@ class _Adding:
     """Passes batches through the model and adds up what its layers see (mutable)."""
 
     def __init__(
-        self, plan: StreamPlan, model: nn.Module, folds: int, product_dtype: torch.dtype, device: str
+        self, plan: StreamPlan, model: nn.Module, folds: int, product_dtype: ProductDtype, device: str
     ) -> None:
         self.layers = {layer.geometry.layer: layer for layer in plan.layers}
         self.sums: dict[str, LayerSums] = {}

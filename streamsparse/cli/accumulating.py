@@ -22,7 +22,7 @@ def accumulate(
     workers: o.Workers = None,
     scheduler: o.Scheduler = None,
     memory_limit: o.MemoryLimit = None,
-    products: o.Products = "float64",
+    products: o.Products = "float32",
     follow: Annotated[
         bool, typer.Option("--follow", help="Sum batches as a running capture commits them, until it has finished.")
     ] = False,

@@ -59,7 +59,7 @@ def capture(
     codec: o.Codec = "zstd:1",
     sink: o.Sink = "activations",
     folds: o.Folds = 5,
-    products: o.Products = "float64",
+    products: o.Products = "float32",
     shard: Annotated[
         str, typer.Option("--shard", help="I/N: capture part I of N; run one per node into one RUN.")
     ] = "1/1",

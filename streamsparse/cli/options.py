@@ -68,7 +68,8 @@ Workers = Annotated[
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Address of a Dask scheduler: tcp://HOST:PORT.")]
 MemoryLimit = Annotated[str | None, typer.Option("--memory-limit", help="Per worker, such as 2GiB.")]
 Products = Annotated[
-    str, typer.Option("--products", help="dtype of matrix products: float64 or float32; sums are float64.")
+    str,
+    typer.Option("--products", help="Matrix products in float32, float64, tf32 or bfloat16; sums are float64."),
 ]
 BudgetOption = Annotated[
     str | None,

@@ -39,7 +39,7 @@ from tests.small import (
     sums_arrays,
 )
 
-SETTINGS = AccumulateSettings(folds=4)
+SETTINGS = AccumulateSettings(folds=4, product_dtype="float64")
 
 
 def test_the_statistics_are_those_of_the_stored_activations(tmp_path: Path) -> None:
@@ -70,7 +70,9 @@ def test_finished_layers_are_kept_and_lost_ones_summed_again(tmp_path: Path) -> 
     assert all(np.array_equal(after[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("settings", [AccumulateSettings(folds=3), AccumulateSettings(4, "float32")])
+@pytest.mark.parametrize(
+    "settings", [AccumulateSettings(folds=3, product_dtype="float64"), AccumulateSettings(4, "float32")]
+)
 def test_other_settings_are_summed_again(tmp_path: Path, settings: AccumulateSettings) -> None:
     run = summed_run(tmp_path)
     report = accumulate(run, settings=settings, executor="serial")

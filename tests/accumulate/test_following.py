@@ -31,7 +31,7 @@ from tests.small import (
     statistics_arrays,
 )
 
-SETTINGS = AccumulateSettings(folds=4)
+SETTINGS = AccumulateSettings(folds=4, product_dtype="float64")
 TOLERANCE = 1e-12
 IMAGES, BATCH = 60, 5
 WINDOW_BATCHES = 3
@@ -146,7 +146,7 @@ def test_what_was_discarded_is_not_summed_in_another_way(tmp_path: Path) -> None
     captured(tmp_path / "run", window=False)
     follow(tmp_path / "run", settings=SETTINGS, discards=True)
     with pytest.raises(StageMissingError, match="discarded") as raised:
-        accumulate(tmp_path / "run", settings=AccumulateSettings(folds=3))
+        accumulate(tmp_path / "run", settings=AccumulateSettings(folds=3, product_dtype="float64"))
     assert "--follow --discard" in str(raised.value.remedy)
 
 

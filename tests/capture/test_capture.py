@@ -77,7 +77,7 @@ def test_stored_inputs_are_what_hooks_see_in_order(tmp_path: Path) -> None:
 
 def test_a_module_called_twice_is_dumped_per_call_and_summed_over_both(tmp_path: Path) -> None:
     run = captured_run(tmp_path, TwiceNet)
-    accumulate(run, settings=AccumulateSettings(folds=4), executor="serial")
+    accumulate(run, settings=AccumulateSettings(folds=4, product_dtype="float64"), executor="serial")
     geometry = run.reader().layers["shared"].geometry
     gram, cross, rows = 0.0, 0.0, 0
     for call in range(2):
@@ -216,7 +216,7 @@ def test_shards_give_the_statistics_of_one_capture(tmp_path: Path) -> None:
         capture(build(SmallNet), random_images(), tmp_path / "shards", settings=settings)
     runs = [whole, Run.at(tmp_path / "shards")]
     for run in runs:
-        accumulate(run, settings=AccumulateSettings(folds=4), executor="serial")
+        accumulate(run, settings=AccumulateSettings(folds=4, product_dtype="float64"), executor="serial")
     # other batches mean another order of float32 operations inside the model
     assert largest_difference(statistics_arrays(runs[1]), statistics_arrays(runs[0])) <= 1e-5
     np.testing.assert_allclose(

@@ -19,7 +19,7 @@ from streamsparse.store import Run
 from streamsparse.store.partials import shards_with_partials
 from streamsparse.store.statistics import Statistics
 
-SINK = ss.CaptureSettings(sink="statistics", folds=3, batch_images=7)
+SINK = ss.CaptureSettings(sink="statistics", folds=3, products="float64", batch_images=7)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_equals_the_dumped_route(tmp_path: Path, model: nn.Module, images: Tenso
     ss.capture(model, images, dumped, settings=ss.CaptureSettings(dtype="float32"))
     assert not (tmp_path / "summed" / "activations").exists()
     ss.accumulate(summed)
-    ss.accumulate(dumped, settings=ss.AccumulateSettings(folds=3))
+    ss.accumulate(dumped, settings=ss.AccumulateSettings(folds=3, product_dtype="float64"))
     assert_equal_statistics(summed, dumped, 1e-12, responses=ROUND_OFF)
 
 
@@ -77,7 +77,7 @@ def test_altered_outputs_are_summed_as_they_are(tmp_path: Path, model: nn.Module
     accept = hooking(unhooked, "3", lambda _module, _inputs, output: output * 1.5)
     ss.capture(unhooked, images, dumped, settings=ss.CaptureSettings(dtype="float32"), accept=accept)
     ss.accumulate(summed)
-    ss.accumulate(dumped, settings=ss.AccumulateSettings(folds=3))
+    ss.accumulate(dumped, settings=ss.AccumulateSettings(folds=3, product_dtype="float64"))
     assert "3" in Statistics(summed)
     assert_equal_statistics(summed, dumped, 1e-12, responses=ROUND_OFF)
 
@@ -120,7 +120,9 @@ def test_shards_add_up(tmp_path: Path, model: nn.Module, images: Tensor) -> None
     ss.capture(model, images, whole, settings=SINK)
     ss.accumulate(whole)
     for shard in range(3):
-        settings = ss.CaptureSettings(sink="statistics", folds=3, batch_images=7, shard=shard, shards=3)
+        settings = ss.CaptureSettings(
+            sink="statistics", folds=3, products="float64", batch_images=7, shard=shard, shards=3
+        )
         if shard == 2:
             with pytest.raises(StageMissingError, match="not finished"):
                 ss.accumulate(parts)
@@ -170,8 +172,8 @@ def test_other_settings_do_not_join(tmp_path: Path, model: nn.Module, images: Te
     run = Run.at(tmp_path / "run")
     ss.capture(model, images, run, settings=SINK)
     for settings in (
-        ss.CaptureSettings(sink="statistics", folds=4, batch_images=7),
-        ss.CaptureSettings(sink="statistics", folds=3, batch_images=8),
+        ss.CaptureSettings(sink="statistics", folds=4, products="float64", batch_images=7),
+        ss.CaptureSettings(sink="statistics", folds=3, products="float64", batch_images=8),
         ss.CaptureSettings(batch_images=7),
     ):
         with pytest.raises(RunMismatchError):

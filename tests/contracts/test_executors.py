@@ -37,7 +37,7 @@ from tests.small import captured_run, flip_bit, largest_difference, statistics_a
 
 TOLERANCE = 1e-12
 KINDS = ("serial", "threads", "scheduler")
-SETTINGS = AccumulateSettings(folds=4)
+SETTINGS = AccumulateSettings(folds=4, product_dtype="float64")
 
 
 @pytest.fixture(scope="module", params=KINDS)
