@@ -27,7 +27,7 @@ from streamsparse.store import Run
 from streamsparse.store.partials import Partials
 from tests.small import ConcatNet, SmallNet, build, largest_difference, random_images, statistics_arrays
 
-SETTINGS = CaptureSettings(sink="statistics", folds=4, batch_images=32)
+SETTINGS = CaptureSettings(sink="statistics", folds=4, batch_images=32, products="float64")
 IMAGES = 1500
 TOLERANCE = 0.02
 

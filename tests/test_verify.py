@@ -264,7 +264,7 @@ def summed_capture(path: Path) -> Run:
 def test_sums_of_a_capture_that_dumps_nothing(tmp_path: Path, damage: str) -> None:
     run = summed_capture(tmp_path)
     assert verify_run(run) == []
-    chunk = next(file for file in sorted(tmp_path.glob("partials/**/fc1/**/gram/c/0/**/0")) if file.is_file())
+    chunk = next(file for file in sorted(tmp_path.glob("partials/**/fc1/**/products-0/c/0/**/0")) if file.is_file())
     DAMAGE[damage](chunk)
     found = verify_run(run)
     assert len(found) == 1

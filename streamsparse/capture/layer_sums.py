@@ -2,64 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from streamsparse.capture.own_outputs import OutputTotals, OwnMap
-from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds, finish_folds, merge_folds, update_folds
+from streamsparse.capture.own_outputs import OwnMap, add_totals
+from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds
 from streamsparse.kernels.precision import ProductDtype
-from streamsparse.kernels.shift_sums import own_responses
+from streamsparse.kernels.shift_sums import shift_bytes
 from streamsparse.kernels.shifts import update_shifts
+from streamsparse.store.growing import GrowingSums
 from streamsparse.store.stream import CapturedLayer
-from streamsparse.types import LayerGeometry
 
+PENDING_BYTES = 64 * 2**20
 _MEASURED_BELOW = 2  # times folds·columns patches: fewer cost less to multiply than deriving costs
 
 
-@dataclass(frozen=True, eq=False)
 class LayerSums:
-    """Sums by fold; `own` and `totals` where the responses are derived when the sums are finished.
+    """Sums by fold on the model's device; responses are derived at the end where their weight is given (mutable).
 
-    Attributes:
-        geometry: of the layer.
-        folds: one accumulator per fold, on the model's device.
-        own: the map that makes the layer's outputs, or None: its responses are summed as they are measured.
-        totals: of the measured outputs, to be compared with those that `own` gives.
+    Adding to the sums of a wide layer costs more than the products of a few images. So batches wait, as copies,
+    until they weigh as much as the sums of one fold (at most PENDING_BYTES).
     """
 
-    geometry: LayerGeometry
-    folds: FoldShifts
-    own: OwnMap | None
-    totals: OutputTotals | None
+    def __init__(self, sums: GrowingSums, calls: int = 1) -> None:
+        """`calls`: of the layer in one forward pass; those of several are added at once."""
+        self._sums = sums
+        self._enough_bytes = min(PENDING_BYTES, shift_bytes(sums.geometry)) if calls == 1 else 0
+        self._pending: list[tuple[Tensor, Tensor | None]] = []
+        self._pending_first = 0
+        self._product_dtype: ProductDtype = torch.float64
+
+    @property
+    def sums(self) -> GrowingSums:
+        """With everything that was added."""
+        self._add_pending()
+        return self._sums
 
     def add(self, inputs: Tensor, outputs: Tensor, first_image: int, product_dtype: ProductDtype) -> None:
-        """Add what one call saw; see `update_folds`."""
-        if self.totals is None:
-            update_folds(self.folds, inputs, outputs, self.geometry, first_image, product_dtype)
-            return
-        self.totals.add(outputs)
-        for fold, part in enumerate(self.folds):
-            chosen = inputs[(fold - first_image) % len(self.folds) :: len(self.folds)]
-            if chosen.shape[0]:
-                update_shifts(part, chosen, None, self.geometry, product_dtype=product_dtype)
-
-    def finished(self) -> FoldSums:
-        """The sums so far, on the CPU, with derived responses in their place.
-
-        Raises:
-            ModelError: derived and measured responses differ.
-        """
-        finished = finish_folds(self.folds, self.geometry)
-        if self.own is not None and self.totals is not None:
-            finished = tuple(own_responses(part, self.own.weight, self.own.bias) for part in finished)
-            self.totals.check(finished)
-        return tuple(
-            replace(part, **{name: item.cpu() for name, item in part.tensors().items()}) for part in finished
+        """Add what one call saw of consecutive images, which follow those of the call before."""
+        derived = self._sums.weight is not None
+        if derived:
+            add_totals(self._sums.folds[0], outputs, self._sums.geometry)
+        if not self._pending:
+            self._pending_first, self._product_dtype = first_image, product_dtype
+        pending = sum(kept.nbytes for kept, _ in self._pending) + inputs.nbytes
+        waits = pending < self._enough_bytes
+        self._pending.append(
+            (inputs.clone() if waits else inputs, None if derived else outputs.clone() if waits else outputs)
         )
+        if not waits:
+            self._add_pending()
+
+    def _add_pending(self) -> None:
+        if not self._pending:
+            return
+        inputs = _joined([inputs for inputs, _ in self._pending])
+        measured = [outputs for _, outputs in self._pending if outputs is not None]
+        outputs = _joined(measured) if measured else None
+        self._pending.clear()
+        folds = self._sums.folds
+        for fold, part in enumerate(folds):
+            chosen = slice((fold - self._pending_first) % len(folds), None, len(folds))
+            if inputs[chosen].shape[0]:
+                responses = None if outputs is None else outputs[chosen]
+                update_shifts(
+                    part, inputs[chosen], responses, self._sums.geometry, product_dtype=self._product_dtype
+                )
+
+
+def _joined(batches: list[Tensor]) -> Tensor:
+    return batches[0] if len(batches) == 1 else torch.cat(batches)
 
 
 def begin_layer(
@@ -72,31 +87,34 @@ def begin_layer(
     """
     geometry = layer.geometry
     patches = images * layer.calls * geometry.patches_per_image
-    derived = own is not None and patches > _MEASURED_BELOW * folds * geometry.columns
-    return LayerSums(
-        geometry=geometry,
-        folds=empty_folds(geometry, folds, device),
-        own=own if derived else None,
-        totals=OutputTotals(geometry, device) if derived else None,
+    empty = empty_folds(geometry, folds, device)
+    if own is None or patches <= _MEASURED_BELOW * folds * geometry.columns:
+        return LayerSums(GrowingSums(geometry, empty), layer.calls)
+    return LayerSums(GrowingSums(geometry, empty, own.weight, own.bias), layer.calls)
+
+
+def resume_layer(
+    committed: GrowingSums, own: OwnMap | None, device: torch.device | str, calls: int = 1
+) -> LayerSums:
+    """Go on with committed sums; responses that were derived are only derived further if the layer still allows."""
+    sums = committed.measured() if own is None else committed
+    return LayerSums(replace(sums, folds=_on(sums.folds, device)), calls)
+
+
+def _on(folds: FoldShifts, device: torch.device | str) -> FoldShifts:
+    return tuple(
+        replace(part, **{name: tensor.to(device) for name, tensor in part.tensors().items()}) for part in folds
     )
 
 
-class FinishedSums(Mapping[str, FoldSums]):
-    """What an earlier call committed and what this one has summed so far, finished when asked for.
+class Finishing(Mapping[str, FoldSums]):
+    """Sums by layer, finished when asked for: those of a whole network may need more memory than there is."""
 
-    Layer by layer, because the finished sums of a whole network may need more memory than its growing ones.
-    """
-
-    def __init__(
-        self, layers: Sequence[str], before: Mapping[str, FoldSums], sums: Mapping[str, LayerSums]
-    ) -> None:
-        """Either mapping may be empty, or hold all `layers`; what is added to `sums` later counts too."""
-        self._layers, self._before, self._sums = layers, before, sums
+    def __init__(self, layers: Sequence[str], finished: Callable[[str], FoldSums]) -> None:
+        self._layers, self._finished = layers, finished
 
     def __getitem__(self, layer: str) -> FoldSums:
-        parts = [self._before[layer]] if self._before else []
-        parts += [self._sums[layer].finished()] if self._sums else []
-        return reduce(merge_folds, parts)
+        return self._finished(layer)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)

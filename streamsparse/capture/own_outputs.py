@@ -6,8 +6,9 @@ without a trace in the channel graph, so it is measured, twice:
 
     before the pass    on a few images, output by output, to OUTPUT_TOLERANCE; a layer that fails keeps its
                        measured responses
-    after the pass     Σ y and Σ ‖y‖² of all images, to TOTAL_TOLERANCE; a layer that fails stops the capture,
-                       for then its outputs depend on more than its input
+    after the pass     Σ y of all images at every commit, and Σ ‖y‖² when the sums are finished, to
+                       `store.growing.TOTAL_TOLERANCE`; a layer that fails stops the run, for its outputs depend on
+                       more than its input
 """
 
 from __future__ import annotations
@@ -21,15 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamsparse.capture.taps import hooked
-from streamsparse.errors import ModelError, NonFiniteError
-from streamsparse.kernels.folds import FoldSums
+from streamsparse.errors import NonFiniteError
+from streamsparse.kernels.shift_sums import ShiftSums
 from streamsparse.types import LayerGeometry
 
 PROBE_IMAGES = 2
 OUTPUT_TOLERANCE = 1e-6
 """Largest difference per output channel, relative to the largest Σ |Q||x| + |b| there: the scale of round-off."""
-TOTAL_TOLERANCE = 1e-3
-"""Of Σ y relative to √(T Σ ‖y‖²) over T patches, and of Σ ‖y‖² relative to itself."""
 
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
@@ -109,51 +108,23 @@ def _own_map(module: nn.Module, geometry: LayerGeometry) -> OwnMap | None:
     return OwnMap(weight.detach(), None if bias is None else bias.detach())
 
 
-class OutputTotals:
-    """Σ y per channel and Σ ‖y‖² of one layer's outputs, to compare with what its map says (mutable)."""
+def add_totals(sums: ShiftSums, outputs: Tensor, geometry: LayerGeometry) -> None:
+    """Add Σ y and Σ ‖y‖² of measured outputs, (images, *output_shape), to the responses' sums, in place.
 
-    def __init__(self, geometry: LayerGeometry, device: torch.device | str) -> None:
-        self.geometry = geometry
-        self.sum_y = torch.zeros(geometry.out_channels, dtype=torch.float64, device=device)
-        self.power = torch.zeros((), dtype=torch.float64, device=device)
-
-    def add(self, outputs: Tensor) -> None:
-        """Add the outputs of a batch, (images, *output_shape).
-
-        Raises:
-            NonFiniteError: NaN or infinity among them.
-        """
-        if self.geometry.kind == "linear":
-            runs = outputs.reshape(1, -1, self.geometry.out_channels).transpose(1, 2)  # (1, outputs, patches)
-        else:
-            runs = outputs.flatten(2)  # (images, outputs, positions)
-        self.sum_y += runs.sum(-1).double().sum(0)  # torch sums pairwise
-        self.power += torch.linalg.vector_norm(runs, dim=-1).double().square().sum()  # short runs suit float32
-        if not bool(torch.isfinite(self.power) & torch.isfinite(self.sum_y).all()):
-            raise NonFiniteError(
-                f"The output of layer '{self.geometry.layer}' is not finite.",
-                expected="finite activations",
-                got="NaN or infinity",
-                where=self.geometry.layer,
-                remedy="check the model's weights and the preprocessing of the images",
-            )
-
-    def check(self, derived: FoldSums) -> None:
-        """Compare with the totals that the layer's map gives for the same images, over all folds.
-
-        Raises:
-            ModelError: they differ by more than TOTAL_TOLERANCE.
-        """
-        count, power = sum(float(part.count) for part in derived), float(self.power)
-        sum_y = torch.stack([part.sum_y.flatten() for part in derived]).sum(0)
-        shift = float((sum_y - self.sum_y).norm())
-        surplus = abs(sum(float(part.power.sum()) for part in derived) - power)
-        off = max(shift / (count * power) ** 0.5, surplus / power) if count * power > 0 else shift + surplus
-        if not off <= TOTAL_TOLERANCE:
-            raise ModelError(
-                f"The outputs of layer '{self.geometry.layer}' are not always its weights times its input.",
-                expected=f"sums that agree to a relative {TOTAL_TOLERANCE:g}, as on the first images",
-                got=f"{off:.3g}",
-                where=self.geometry.layer,
-                remedy="remove hooks that change its output, or capture with --sink activations",
-            )
+    Raises:
+        NonFiniteError: NaN or infinity among the outputs.
+    """
+    if geometry.kind == "linear":
+        runs = outputs.reshape(1, -1, geometry.out_channels).transpose(1, 2)  # (1, outputs, patches)
+    else:
+        runs = outputs.flatten(2)  # (images, outputs, positions)
+    sums.sum_y.add_(runs.sum(-1).double().sum(0).view_as(sums.sum_y))  # torch sums pairwise
+    sums.power[0] += torch.linalg.vector_norm(runs, dim=-1).double().square().sum()  # short runs suit float32
+    if not bool(torch.isfinite(sums.power).all() & torch.isfinite(sums.sum_y).all()):
+        raise NonFiniteError(
+            f"The output of layer '{geometry.layer}' is not finite.",
+            expected="finite activations",
+            got="NaN or infinity",
+            where=geometry.layer,
+            remedy="check the model's weights and the preprocessing of the images",
+        )

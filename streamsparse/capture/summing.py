@@ -8,17 +8,17 @@ to the round-off of the model's own forward pass, a relative 1e-6 in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from streamsparse.capture.images import Images, batch_digest
-from streamsparse.capture.layer_sums import FinishedSums, LayerSums, begin_layer
+from streamsparse.capture.layer_sums import Finishing, LayerSums, begin_layer, resume_layer
 from streamsparse.capture.own_outputs import PROBE_IMAGES, own_maps
 from streamsparse.capture.taps import hooked, wrong_calls
 from streamsparse.errors import RunMismatchError
@@ -26,6 +26,7 @@ from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.precision import ProductDtype
 from streamsparse.store import Run
+from streamsparse.store.growing import GrowingSums
 from streamsparse.store.partials import Partials, Progress
 from streamsparse.store.stream import StreamPlan
 
@@ -82,14 +83,12 @@ def sum_stream(
         ModelError: a layer's outputs are not what they were on the first images, see `capture.own_outputs`.
     """
     partials = Partials(run, plan)
-    resumed = _resumed(partials, images, folds)
-    done, digest = resumed.batches, resumed.first_digest
+    done, digest = _resumed(partials, images, folds)
     reused = _images_in(plan, done)
     if reused:
         on_event(Reused("capture", f"the sums of {reused:,} of {plan.images:,} images"))
-    adding = _Adding(plan, model, folds, product_dtype, device)
-    finished = FinishedSums(list(adding.layers), resumed.sums, adding.sums)
-    enough = looks is not None and done > 0 and looks.enough(reused, finished)
+    adding = _Adding(plan, model, folds, product_dtype, device, partials if done else None)
+    enough = looks is not None and done > 0 and looks.enough(reused, Finishing(adding.names, partials.layer))
     spans = [] if enough else [_positions(plan, batch) for batch in range(done, plan.batches)]
     clock = _CommitClock()
     with reporting("capture", plan.images - reused, "images", on_event) as advance, torch.inference_mode():
@@ -98,17 +97,20 @@ def sum_stream(
             adding.add(batch.to(device), span.start)
             done += 1
             advance(len(span))
-            if looks is not None and looks.enough(_images_in(plan, done), finished):
+            if looks is not None and looks.enough(_images_in(plan, done), Finishing(adding.names, adding.finished)):
                 enough = True
                 break
             if clock.due() and done < plan.batches:
                 with clock.committing():
-                    partials.write(_progress(done, digest, finished))
-        if enough and looks is not None:
-            looks.end(_images_in(plan, done))
-            partials = Partials(run, replace(plan, images=_images_in(plan, done)))
-        if spans or partials.begun_with() != partials.plan:
-            partials.write(_progress(done, digest, finished))
+                    partials.write(adding.progress(done, digest))
+    if enough and looks is not None:
+        looks.end(_images_in(plan, done))
+        partials = Partials(run, replace(plan, images=_images_in(plan, done)))
+    if spans:
+        with reporting("capture: commit", len(plan.layers), "layers", on_event) as advance, torch.inference_mode():
+            partials.write(adding.progress(done, digest, advance))
+    elif partials.begun_with() != partials.plan:
+        partials.replan()
     return Summed(_images_in(plan, done) - reused, reused)
 
 
@@ -119,11 +121,6 @@ def _images_in(plan: StreamPlan, batches: int) -> int:
 def _positions(plan: StreamPlan, batch: int) -> range:
     span = plan.span(batch)
     return range(plan.first_image + span.start, plan.first_image + span.stop)
-
-
-def _progress(batches: int, first_digest: str, finished: FinishedSums) -> Progress:
-    # A mapping that finishes one layer at a time: the finished sums of all layers may not fit in memory.
-    return Progress(batches, first_digest, cast("dict[str, FoldSums]", finished))
 
 
 class _CommitClock:
@@ -144,22 +141,20 @@ class _CommitClock:
         self._due_at = ended + max(COMMIT_SECONDS, _WORK_PER_COMMIT * (ended - started))
 
 
-def _resumed(partials: Partials, images: Images, folds: int) -> Progress:
-    """What an earlier call committed; no batches, no sums and no digest if there is nothing.
+def _resumed(partials: Partials, images: Images, folds: int) -> tuple[int, str]:
+    """Batches that an earlier call committed, and the digest of the first; 0 and "" if there are none.
 
     Raises:
         RunMismatchError: it was begun with other settings or images, or has gone beyond this plan.
     """
     plan, begun = partials.plan, partials.begun_with()
     if begun is None:
-        return Progress(0, "", {})
-    progress = partials.read()
-    assert progress is not None  # there is a plan
-    held = progress.batches * plan.batch_images  # of whole batches
+        return 0, ""
+    batches, first_digest, folds_begun = partials.state()
+    held = batches * plan.batch_images  # of whole batches
     grown = begun == replace(plan, images=begun.images) and held <= min(begun.images, plan.images)
     first = batch_digest(next(images.batches([_positions(plan, 0)])))
-    same_folds = all(len(parts) == folds for parts in progress.sums.values())
-    if not (begun == plan or grown) or first != progress.first_digest or not same_folds:
+    if not (begun == plan or grown) or first != first_digest or folds != folds_begun:
         raise RunMismatchError(
             "This shard was begun with other images or settings.",
             expected="the batch size, folds, shards and images that it was begun with",
@@ -167,43 +162,87 @@ def _resumed(partials: Partials, images: Images, folds: int) -> Progress:
             where=partials.prefix,
             remedy="repeat the first settings to resume, pass --overwrite to start anew, or choose another RUN",
         )
-    return progress
+    return batches, first_digest
 
 
 class _Adding:
     """Passes batches through the model and adds up what its layers see (mutable)."""
 
     def __init__(
-        self, plan: StreamPlan, model: nn.Module, folds: int, product_dtype: ProductDtype, device: str
+        self,
+        plan: StreamPlan,
+        model: nn.Module,
+        folds: int,
+        product_dtype: ProductDtype,
+        device: str,
+        committed: Partials | None,
     ) -> None:
-        self.layers = {layer.geometry.layer: layer for layer in plan.layers}
-        self.sums: dict[str, LayerSums] = {}
+        """`committed`: the sums to go on with, or None."""
+        self._layers = {layer.geometry.layer: layer for layer in plan.layers}
+        self._sums: dict[str, LayerSums] = {}
         self._plan, self._model, self._folds, self._device = plan, model, folds, device
-        self._product_dtype = product_dtype
+        self._product_dtype, self._committed = product_dtype, committed
+
+    @property
+    def names(self) -> list[str]:
+        """Of the layers."""
+        return list(self._layers)
+
+    def finished(self, layer: str) -> FoldSums:
+        """The sums so far, on the CPU."""
+        return self._sums[layer].sums.finished()
+
+    def progress(self, batches: int, first_digest: str, advance: Callable[[int], None] | None = None) -> Progress:
+        """What is to be committed; calls `advance` with 1 for every layer that is taken."""
+        return Progress(batches, first_digest, _Checked(self._sums, advance))
 
     def add(self, batch: Tensor, first_image: int) -> None:
         """Add a batch on the model's device, whose first image is number `first_image` of the run."""
-        if not self.sums:
-            self.sums.update(self._begin(batch[:PROBE_IMAGES]))
-        seen = dict.fromkeys(self.layers, 0)
+        if not self._sums:
+            self._begin(batch[:PROBE_IMAGES])
+        seen = dict.fromkeys(self._layers, 0)
 
         def hook_of(layer: str) -> Any:
             def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
                 seen[layer] += 1
                 inputs = args[0] if args else kwargs["input"]
-                self.sums[layer].add(inputs, output, first_image, self._product_dtype)
+                self._sums[layer].add(inputs, output, first_image, self._product_dtype)
 
             return hook
 
-        with hooked(self._model, {layer: hook_of(layer) for layer in self.layers}):  # in-place layers come later
+        with hooked(self._model, {layer: hook_of(layer) for layer in self._layers}):  # in-place layers come later
             self._model(batch)
         for layer, number in seen.items():
-            if number != self.layers[layer].calls:
-                raise wrong_calls(layer, self.layers[layer].calls, number)
+            if number != self._layers[layer].calls:
+                raise wrong_calls(layer, self._layers[layer].calls, number)
 
-    def _begin(self, probe: Tensor) -> dict[str, LayerSums]:
-        own = own_maps(self._model, {name: layer.geometry for name, layer in self.layers.items()}, probe)
-        return {
-            name: begin_layer(layer, self._plan.images, self._folds, own.get(name), self._device)
-            for name, layer in self.layers.items()
-        }
+    def _begin(self, probe: Tensor) -> None:
+        own = own_maps(self._model, {name: layer.geometry for name, layer in self._layers.items()}, probe)
+        for name, layer in self._layers.items():
+            if self._committed is not None:
+                self._sums[name] = resume_layer(
+                    self._committed.growing(name), own.get(name), self._device, layer.calls
+                )
+            else:
+                images = self._plan.images
+                self._sums[name] = begin_layer(layer, images, self._folds, own.get(name), self._device)
+
+
+class _Checked(Mapping[str, GrowingSums]):
+    """Sums by layer, each checked when it is taken."""
+
+    def __init__(self, sums: Mapping[str, LayerSums], advance: Callable[[int], None] | None) -> None:
+        self._sums, self._advance = sums, advance
+
+    def __getitem__(self, layer: str) -> GrowingSums:
+        found = self._sums[layer].sums
+        found.check_means()
+        if self._advance is not None:
+            self._advance(1)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)

@@ -14,6 +14,7 @@ from streamsparse.errors import CorruptDataError
 from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.statistics import FIELDS, Sums
 from streamsparse.store import layout
+from streamsparse.store.growing import GrowingSums, growing_sums
 from streamsparse.store.run import Run
 from streamsparse.store.stream import StreamPlan, plan_from_json
 
@@ -27,12 +28,12 @@ class Progress:
     Attributes:
         batches: the first so many batches of the shard are in the sums.
         first_digest: SHA-256 of the shard's first input batch.
-        sums: by layer.
+        sums: by layer, in a mapping that may make them when asked.
     """
 
     batches: int
     first_digest: str
-    sums: dict[str, FoldSums]
+    sums: Mapping[str, GrowingSums]
 
 
 @dataclass(frozen=True)
@@ -57,38 +58,48 @@ class Partials:
         found = self._document()
         return 0 if found is None else int(found["batches"])
 
-    def read(self) -> Progress | None:
-        """The last committed sums, or None.
-
-        Raises:
-            CorruptDataError: they are damaged.
-        """
-        found = self._document()
-        if found is None:
-            return None
-        layers = [layer.geometry.layer for layer in self.plan.layers]
-        sums = {layer: self.layer(layer) for layer in layers}
-        return Progress(found["batches"], found["first_digest"], sums)
+    def state(self) -> tuple[int, str, int]:
+        """Batches in the committed sums, SHA-256 of the first input batch, and folds; reads no sums."""
+        found = self._document() or {"batches": 0, "first_digest": "", "slot": ""}
+        layer = layout.part(self.plan.layers[0].geometry.layer)
+        about = self.run.records.description(f"{self.prefix}/{found['slot']}/{layer}") or {}
+        return int(found["batches"]), str(found["first_digest"]), int(about.get("folds", 0))
 
     def write(self, progress: Progress) -> None:
         """Commit new sums into the slot that is not in use, then point to it."""
         found = self._document()
         slot = _SLOTS[0] if found is None or found["slot"] == _SLOTS[1] else _SLOTS[1]
         for layer, sums in progress.sums.items():
-            arrays = {name: np.stack([getattr(part, name).cpu().numpy() for part in sums]) for name in FIELDS}
-            self.run.records.write(f"{self.prefix}/{slot}/{layout.part(layer)}", {"folds": len(sums)}, arrays)
+            sums.write(self.run.records.draft(f"{self.prefix}/{slot}/{layout.part(layer)}"))
         document = {
             "slot": slot,
             "batches": progress.batches,
             "first_digest": progress.first_digest,
             "plan": self.plan.to_json(),
         }
-        self.run.documents.write_json(f"{self.prefix}/progress.json", document)
+        self.run.documents.write_json(self._key, document)
+
+    def replan(self) -> None:
+        """Let the committed sums, which stay as they are, be those of this plan."""
+        self.run.documents.write_json(self._key, {**(self._document() or {}), "plan": self.plan.to_json()})
+
+    @property
+    def _key(self) -> str:
+        return f"{self.prefix}/progress.json"
 
     def _document(self) -> dict[str, Any] | None:
-        return self.run.documents.read_json(f"{self.prefix}/progress.json")
+        return self.run.documents.read_json(self._key)
 
     def layer(self, layer: str) -> FoldSums:
+        """The committed sums of one layer, finished.
+
+        Raises:
+            CorruptDataError: they are missing or damaged.
+            ModelError: its outputs were not what they seemed on the first images, see `GrowingSums.finished`.
+        """
+        return self.growing(layer).finished()
+
+    def growing(self, layer: str) -> GrowingSums:
         """The committed sums of one layer.
 
         Raises:
@@ -101,7 +112,8 @@ class Partials:
                 "Committed sums are missing.", expected=f"the sums of layer '{layer}'", got="nothing", where=key,
                 remedy="capture this shard again with --overwrite",
             )  # fmt: skip
-        return fold_sums(record.arrays, record.description["folds"])
+        geometry = {planned.geometry.layer: planned.geometry for planned in self.plan.layers}[layer]
+        return growing_sums(geometry, record.arrays, record.description["folds"], key)
 
 
 def fold_sums(arrays: Mapping[str, np.ndarray], folds: int) -> FoldSums:

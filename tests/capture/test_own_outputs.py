@@ -7,12 +7,15 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-from streamsparse.capture.layer_sums import LayerSums, begin_layer
-from streamsparse.capture.own_outputs import OutputTotals, own_maps
+from streamsparse.capture.layer_sums import LayerSums, begin_layer, resume_layer
+from streamsparse.capture.own_outputs import OwnMap, add_totals, own_maps
 from streamsparse.errors import ModelError, NonFiniteError
 from streamsparse.kernels.folds import empty_folds
+from streamsparse.kernels.shift_sums import empty_shifts
 from streamsparse.kernels.statistics import FIELDS
+from streamsparse.store.growing import GrowingSums
 from streamsparse.store.stream import CapturedLayer
+from streamsparse.types import LayerGeometry
 from tests.small import geometry_of, layers_with_inputs, reference_folds
 
 
@@ -24,14 +27,18 @@ def test_derived_sums_are_those_of_patches_and_outputs(drawn: tuple[nn.Module, T
     with torch.no_grad():
         outputs = layer(images)
         own = own_maps(_called(model), {"layer": geometry}, images)["layer"]
-        sums = LayerSums(geometry, empty_folds(geometry, 2), own, OutputTotals(geometry, "cpu"))
+        sums = _derived(geometry, own)
         sums.add(images[:1], outputs[:1], 0, torch.float64)
         sums.add(images[1:], outputs[1:], 1, torch.float64)
-        found = sums.finished()
+        found = sums.sums.finished()
     for part, reference in zip(found, reference_folds(geometry, images, outputs, 2), strict=True):
         for name in FIELDS:
             ours, exact = getattr(part, name), getattr(reference, name)
             assert (ours - exact).norm() <= 1e-12 * max(exact.norm(), 1), name
+
+
+def _derived(geometry: LayerGeometry, own: OwnMap) -> LayerSums:
+    return LayerSums(GrowingSums(geometry, empty_folds(geometry, 2), own.weight, own.bias))
 
 
 class _Called(nn.Module):
@@ -120,9 +127,9 @@ def test_few_patches_are_measured_and_many_derived() -> None:
     with torch.no_grad():
         own = own_maps(_Called(layer), {"layer": geometry}, IMAGES)["layer"]
     captured = CapturedLayer(geometry)
-    assert begin_layer(captured, 2, 5, own, "cpu").totals is None
-    assert begin_layer(captured, 200, 5, own, "cpu").totals is not None
-    assert begin_layer(captured, 200, 5, None, "cpu").totals is None
+    assert begin_layer(captured, 2, 5, own, "cpu").sums.weight is None
+    assert begin_layer(captured, 200, 5, own, "cpu").sums.weight is not None
+    assert begin_layer(captured, 200, 5, None, "cpu").sums.weight is None
 
 
 def test_totals_notice_what_the_probe_did_not_see() -> None:
@@ -131,12 +138,12 @@ def test_totals_notice_what_the_probe_did_not_see() -> None:
     with torch.no_grad():
         own = own_maps(_Called(layer), {"layer": geometry}, IMAGES)["layer"]
         outputs = layer(IMAGES)
-    sums = LayerSums(geometry, empty_folds(geometry, 2), own, OutputTotals(geometry, "cpu"))
+    sums = _derived(geometry, own)
     sums.add(IMAGES, outputs, 0, torch.float64)
-    sums.finished()
+    sums.sums.finished()
     sums.add(IMAGES, outputs * 1.01, 2, torch.float64)
     with pytest.raises(ModelError, match="not always"):
-        sums.finished()
+        sums.sums.finished()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -145,4 +152,23 @@ def test_totals_refuse_what_is_not_finite(value: float) -> None:
     outputs = torch.zeros(2, *geometry.output_shape)
     outputs[1, 3, 2, 2] = value
     with pytest.raises(NonFiniteError, match="output of layer 'layer'"):
-        OutputTotals(geometry, "cpu").add(outputs)
+        add_totals(empty_shifts(geometry), outputs, geometry)
+
+
+def test_derived_sums_go_on_as_measured_ones_where_the_layer_changed() -> None:
+    """A capture that is resumed with a model whose outputs can no longer be derived."""
+    layer = _layer().double()
+    images = IMAGES.double()
+    geometry = geometry_of(layer, images)
+    with torch.no_grad():
+        own, outputs = own_maps(_Called(layer), {"layer": geometry}, images)["layer"], layer(images)
+    begun = _derived(geometry, own)
+    begun.add(images[:1], outputs[:1], 0, torch.float64)
+    resumed = resume_layer(begun.sums, None, "cpu")
+    resumed.add(images[1:], outputs[1:] * 2, 1, torch.float64)
+    both = torch.cat([outputs[:1], outputs[1:] * 2])
+    for part, reference in zip(resumed.sums.finished(), reference_folds(geometry, images, both, 2), strict=True):
+        for name in FIELDS:
+            ours, exact = getattr(part, name), getattr(reference, name)
+            assert (ours - exact).norm() <= 1e-12 * exact.norm(), name
+    assert resume_layer(begun.sums, own, "cpu").sums.weight is not None
