@@ -95,11 +95,11 @@ def test_all_stages_as_on_a_disk(place: Place, tmp_path: Path) -> None:
     ("stage", "method", "part", "number"),
     [
         ("capture", "PUT", "commits/batch-00000002.json", 1),
-        ("capture", "PUT", "batch", 1),
-        ("capture", "PUT", "/input/c/3", 2),
-        ("accumulate", "GET", "/input/c/2", 1),
         ("accumulate", "PUT", "/gram/c/", 3),
-        ("accumulate", "PUT", "record.json", 2),
+        pytest.param("capture", "PUT", "batch", 1, marks=pytest.mark.slow),
+        pytest.param("capture", "PUT", "/input/c/3", 2, marks=pytest.mark.slow),
+        pytest.param("accumulate", "GET", "/input/c/2", 1, marks=pytest.mark.slow),
+        pytest.param("accumulate", "PUT", "record.json", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_server_that_dies(place: Place, tmp_path: Path, stage: str, method: str, part: str, number: int) -> None:
@@ -150,6 +150,7 @@ def work_elsewhere(environment: dict[str, str], url: str) -> None:
     work(url)
 
 
+@pytest.mark.slow
 def test_a_client_that_is_killed(place: Place, tmp_path: Path) -> None:
     """kill -9 in the middle of a batch and in the middle of the sums; begun again at once, it goes on at once."""
     work(tmp_path / "reference")

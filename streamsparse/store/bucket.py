@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from zarr.core.buffer import Buffer
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
 from streamsparse.errors import UsageError
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 SCHEME = "s3"
+_METADATA = "zarr.json"
+_OLD_METADATA = (".zarray", ".zattrs", ".zgroup")
+"""Of Zarr v2; Zarr asks for them too, and prefers those of v3."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 
 
@@ -98,33 +102,58 @@ def parse_address(url: str) -> BucketAddress:
 
 
 class Bucket(ObjectStore["S3Store"]):
-    """The store below one prefix. A guard is called before anything is written, and raises to forbid it."""
+    """The store below one prefix. A guard is called before anything is written, and raises to forbid it.
+
+    Zarr reads the metadata of an array each time it is opened, and that of all groups above it each time one is
+    created. They never change but through this store, so that they are remembered once they were seen: every
+    request costs a round trip.
+    """
 
     def __init__(self, store: S3Store, *, read_only: bool = False, url: str = "") -> None:
         super().__init__(store, read_only=read_only)
         self.url = url
         self.guards: list[Callable[[], None]] = []
+        self._metadata: dict[str, bytes] = {}
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_bucket, (self.url, self.read_only)
 
     def with_read_only(self, read_only: bool = False) -> Bucket:
         copy = type(self)(self.store, read_only=read_only, url=self.url)
-        copy.guards = self.guards
+        copy.guards, copy._metadata = self.guards, self._metadata
         return copy
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        folder, _, name = key.rpartition("/")
+        if name in _OLD_METADATA and f"{folder}/{_METADATA}" in self._metadata:
+            return None
+        if name != _METADATA or byte_range is not None:
+            return await super().get(key, prototype, byte_range)
+        if key in self._metadata:
+            return prototype.buffer.from_bytes(self._metadata[key])
+        found = await super().get(key, prototype)
+        if found is not None:
+            self._metadata[key] = found.to_bytes()
+        return found
 
     async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
         self._check_guards()
+        self._metadata.pop(key, None)
         await super().set(key, value)
+        if key.endswith(f"/{_METADATA}"):
+            self._metadata[key] = value.to_bytes()
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Some servers ignore the condition of a conditional write, so look first."""
         self._check_guards()
-        if not await self.exists(key):
+        if key not in self._metadata and not await self.exists(key):
             await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:
         self._check_guards()
+        self._metadata.pop(key, None)
         await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
@@ -132,6 +161,10 @@ class Bucket(ObjectStore["S3Store"]):
 
         self._check_guards()
         self._check_writable()
+        for key in [
+            key for key in self._metadata if f"/{key}".startswith(f"/{prefix.strip('/')}/".replace("//", "/"))
+        ]:
+            del self._metadata[key]
         found = await obstore.list(self.store, prefix.rstrip("/") or None).collect_async()
         if found:
             await obstore.delete_async(self.store, [item["path"] for item in found])

@@ -52,6 +52,10 @@ class Timing:
 
 
 TIMING = Timing()
+_LOOKS = 5
+"""At a listing, by the first of those that ask at once, until the others have gone."""
+_OURS: set[str] = set()
+"""Keys of this process's leases: one of its name that is not among them was left behind at a dead server."""
 
 
 @contextmanager
@@ -130,6 +134,7 @@ class Lease:
     def release(self) -> None:
         """Let others in; if the server cannot be reached they wait for the expiry."""
         self._stop()
+        _OURS.discard(self._key)
         with suppress(Exception):
             obstore.delete(self._bucket.impatient, self._key)
 
@@ -137,11 +142,12 @@ class Lease:
         """Claim the lock under a new name; the rivals that are in the way, from whom the claim is withdrawn."""
         self._key = layout.lease_key(self._name, uuid.uuid4().hex, shared=self._shared)
         self._renewed = _clock()
+        _OURS.add(self._key)
         try:
             obstore.put(self._bucket.store, self._key, self._document(held=False))
-            while rivals := self._rivals():
-                may_stay = all(rival.key > self._key and not self._holder(rival).get("held") for rival in rivals)
-                if not may_stay or _clock() - self._renewed > self._timing.renewal_seconds:
+            for _ in range(_LOOKS):
+                rivals = self._rivals()
+                if not rivals or min(rival.key for rival in rivals) < self._key:
                     break
                 self._pause()
         except BaseException:
@@ -149,44 +155,48 @@ class Lease:
             raise
         if rivals:
             obstore.delete(self._bucket.store, self._key)
+            _OURS.discard(self._key)
         return rivals
 
     def _rivals(self) -> list[ListedObject]:
-        """The rivals in a listing; deletes those that have expired or whose process is dead."""
+        """The rivals in a listing; deletes those that have expired."""
         found = {item.key: item for item in self._bucket.listing(self._prefix)}
         if self._key not in found:
             raise self._unseen()
         now = found[self._key].modified
         self._modified = now.timestamp()
-        rivals = []
-        for item in self._in_the_way(list(found.values())):
-            expired = (now - item.modified).total_seconds() >= self._timing.expiry_seconds
-            if expired or self._is_dead(item):
-                obstore.delete(self._bucket.store, item.key)
-            else:
-                rivals.append(item)
-        return rivals
+        rivals = self._in_the_way(list(found.values()))
+        expired = [item for item in rivals if (now - item.modified).total_seconds() >= self._timing.expiry_seconds]
+        self._delete(expired)
+        return [item for item in rivals if item not in expired]
 
     def _in_the_way(self, items: list[ListedObject]) -> list[ListedObject]:
         others = [item for item in items if item.key != self._key]
         return [item for item in others if not (self._shared and layout.is_shared_lease(item.key))]
 
     def _await_clear(self, rivals: list[ListedObject], *, wait: bool) -> None:
-        """Look now and then, without asking, until nobody is there but those who are dead or may have expired."""
+        """Look now and then, without asking, until nobody is there, or somebody who may have expired.
+
+        Raises:
+            RunLockedError: a rival lives, and the caller does not `wait`.
+        """
         since = {rival: _clock() for rival in rivals}
-        renewed: list[ListedObject] = []
-        while since:
-            living = renewed or [item for item in since if self._is_held_here(item)]
-            if living and not wait:
-                raise self._locked(living[0])
-            oldest = min(since.values())
-            if _clock() - oldest > self._timing.expiry_seconds or any(self._is_dead(item) for item in since):
-                return
+        while since and _clock() - min(since.values()) < self._timing.expiry_seconds:
             self._pause()
             present = self._in_the_way(self._bucket.listing(self._prefix))
+            known = [item for item in present if item in since]  # who only asks is gone by now
+            dead = [item for item in known if self._is_dead(item)]
+            self._delete(dead)
             keys = {item.key for item in since}
             renewed = [item for item in present if item not in since and item.key in keys]
-            since = {item: since.get(item, _clock()) for item in present}
+            living = renewed + [item for item in known if item not in dead and self._is_held_here(item)]
+            if living and not wait:
+                raise self._locked(living[0])
+            since = {item: since.get(item, _clock()) for item in present if item not in dead}
+
+    def _delete(self, items: list[ListedObject]) -> None:
+        for item in items:
+            obstore.delete(self._bucket.store, item.key)
 
     def _is_held_here(self, item: ListedObject) -> bool:
         """Whether a living process of this machine holds it, and does not just ask."""
@@ -194,8 +204,10 @@ class Lease:
         return bool(holder.get("held")) and processes.is_alive(holder) is True
 
     def _is_dead(self, item: ListedObject) -> bool:
-        """Whether its process was one of this machine's."""
-        return processes.is_alive(self._holder(item)) is False
+        """Whether its process was one of this machine's and ended, or is this one and gave it up."""
+        holder = self._holder(item)
+        left_behind = processes.is_own(holder) and item.key not in _OURS
+        return left_behind or processes.is_alive(holder) is False
 
     def _pause(self) -> None:
         time.sleep(self._timing.retry_seconds * random.uniform(0.5, 1.5))
@@ -205,7 +217,7 @@ class Lease:
         if item not in self._holders:
             try:
                 found = json.loads(bytes(obstore.get(self._bucket.store, item.key).bytes()))
-            except (FileNotFoundError, ValueError):
+            except (FileNotFoundError, ValueError, obstore.exceptions.BaseError):  # deleted while it was read
                 found = None
             self._holders[item] = found if isinstance(found, dict) else {}
         return self._holders[item]

@@ -30,6 +30,11 @@ def is_alive(other: Mapping[str, object]) -> bool | None:
     return _start_time(process) == started
 
 
+def is_own(other: Mapping[str, object]) -> bool:
+    """Whether it is the `identity` of this process."""
+    return all(other.get(name) == value for name, value in identity().items())
+
+
 def _machine() -> str:
     """The boot of the kernel and the name space of process numbers (a container has its own)."""
     try:
