@@ -4,22 +4,21 @@
     stage 2   layers a+1..b inputs of the model with stage 1's weights, outputs of the original
     ...
 
-Stage 1 needs no new pass; each further stage is one capture of a few layers. Its activations are dropped as soon
-as its statistics are committed.
+Stage 1 needs no new pass; each further stage is one, in which a few layers are summed and nothing is dumped. Its
+statistics stay in the run until another refit, so that a killed one goes on with the stage that it was in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from streamsparse.accumulate import AccumulateSettings, accumulate_stream, plan_accumulation
-from streamsparse.capture import CaptureSettings, Images, Taps, calibration_images, capture_stream, plan_stream
+from streamsparse.capture import CaptureSettings, Images, calibration_images, plan_stream, sum_behind
 from streamsparse.errors import RunMismatchError, UsageError
 from streamsparse.events import OnEvent, Reused, ignore
 from streamsparse.intake.captured import Captured, original_model, read_captured
@@ -43,7 +42,8 @@ class _Stage:
     original: nn.Module
     images: Images
     capture: CaptureSettings
-    accumulate: AccumulateSettings
+    folds: int
+    products: str
     on_event: OnEvent
 
 
@@ -77,14 +77,15 @@ def refit(
     parts = _parts(layers, stages)
     read_solution(run)  # before the model is built
     statistics = Statistics(run).require(layers)
-    folds = {(statistics.description(layer) or {})["folds"] for layer in layers}
+    descriptions = [statistics.description(layer) or {} for layer in layers]
     stage = _Stage(
         run=run,
         captured=captured,
         original=original_model(run, model),
         images=_same_images(captured, data),
         capture=settings or CaptureSettings(),
-        accumulate=AccumulateSettings(folds=max(folds)),
+        folds=max(about["folds"] for about in descriptions),
+        products=descriptions[0].get("products", "float32"),
         on_event=on_event,
     )
     with run.lock(), evaluating(stage.original):
@@ -135,9 +136,12 @@ def _same_images(captured: Captured, data: object) -> Images:
 def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list[RefittedLayer]:
     inputs = kept_inputs(stage.captured.graph, plan.keep)
     refitted: list[RefittedLayer] = []
+    used = {layout.ORIGINAL_STREAM}
     for number, part in enumerate(parts):
         statistics = Statistics(stage.run) if number == 0 else _statistics(stage, part, number, refitted)
+        used.add(statistics.stream)
         refitted += refit_layers(stage.captured, statistics, part, inputs, stage.on_event)
+    _drop_statistics_but(stage.run, used)
     return refitted
 
 
@@ -146,29 +150,31 @@ def _statistics(stage: _Stage, layers: Sequence[str], number: int, refitted: lis
     run, on_event = stage.run, stage.on_event
     partial = with_weights(stage.original, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
     stream = f"refit-{number + 1:03d}-{weights_digest(stored_tensors(partial))[:12]}"
-    statistics, activations = Statistics(run, stream), f"activations/{layout.part(stream)}"
-    if all(layer in statistics for layer in layers):
+    statistics = Statistics(run, stream)
+    about = {"stream": stream, "images": len(stage.images), "products": stage.products}
+    found = [statistics.description(layer) or {} for layer in layers]
+    if all(entry.get("folds") == stage.folds and about.items() <= entry.items() for entry in found):
         on_event(Reused(f"refit stage {number + 1}", f"the statistics of {', '.join(layers)}"))
-        run.documents.delete(activations)  # a kill may have come before this
         return statistics
     for model in (partial, stage.original):
         model.to(stage.capture.device)
     example = stage.images.example.to(stage.capture.device)
+    settings = replace(stage.capture, shard=0, shards=1)
     plan = plan_stream(
-        stage.original,
-        stage.captured.graph,
-        example,
-        len(stage.images),
-        stage.capture,
-        stream=stream,
-        layers=layers,
+        stage.original, stage.captured.graph, example, len(stage.images), settings, stream=stream, layers=layers
     )
-    taps = Taps({layer.geometry.layer: layer.calls for layer in plan.layers}, partial, stage.original)
-    if run.plans(stream) not in ([], [plan]):  # killed with other settings: nobody else needs that pass
-        run.documents.delete(activations)
-    capture_stream(run, plan, taps, stage.images, device=stage.capture.device, on_event=on_event)
-    reader = run.reader(stream)
-    todo = plan_accumulation(run.url, reader, reader.require_complete(), stage.accumulate)
-    accumulate_stream(run, todo, on_event=on_event)
-    run.documents.delete(activations)
+    sums = sum_behind(
+        plan, partial, stage.original, stage.images, folds=stage.folds, product_dtype=stage.products,
+        device=stage.capture.device, on_event=on_event,
+    )  # fmt: skip
+    for layer in plan.layers:
+        statistics.write(layer.geometry, sums.pop(layer.geometry.layer), about)
     return statistics
+
+
+def _drop_statistics_but(run: Run, used: set[str]) -> None:
+    """Those of refits of other plans: nobody asks for them again without solving anew."""
+    for name in run.documents.names("statistics"):
+        stream = layout.name_of(name)
+        if stream.startswith("refit-") and stream not in used:
+            run.documents.delete(f"statistics/{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import streamsparse as ss
-from streamsparse.capture import CaptureSettings
+from streamsparse.capture import CaptureSettings, sum_behind
 from streamsparse.errors import BudgetError, RunMismatchError, StageMissingError, UsageError
 from streamsparse.evaluation import evaluate
 from streamsparse.events import Event, Finished, Reused
@@ -194,23 +195,45 @@ def test_stages_out_of_order_say_what_is_missing(tmp_path: Path) -> None:
         evaluate(tmp_path, TensorDataset(random_images(5)), model=build(SmallNet))
 
 
-def test_a_refit_that_died_with_other_settings_starts_its_pass_anew(
-    finished: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_refit_goes_on_and_a_new_one_drops_the_old_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only the stage that it was in is passed again; the statistics of another plan's refit go."""
     pruned(tmp_path, stages=1)
+    run, images = Run.at(tmp_path), random_images(IMAGES)
     with monkeypatch.context() as patch:
-        patch.setattr("streamsparse.sequential.plan_accumulation", _die)
+        patch.setattr("streamsparse.sequential.sum_behind", _dying_second_time())
         with pytest.raises(KeyboardInterrupt):
-            refit(tmp_path, random_images(IMAGES), model=build(SmallNet), settings=SETTINGS)
-    assert len([path for path in (tmp_path / "activations").iterdir() if path.is_dir()]) == 2
-    other = CaptureSettings("float32", batch_images=30)
-    refit(tmp_path, random_images(IMAGES), model=build(SmallNet), settings=other)
-    assert read_solution(Run.at(tmp_path)).mode == "sequential"
-    assert [path.name for path in (tmp_path / "activations").iterdir() if path.is_dir()] == ["original"]
+            refit(run, images, model=build(SmallNet), settings=SETTINGS)
+    begun = refit_streams(run)
+    events: list[Event] = []
+    refit(run, images, model=build(SmallNet), settings=SETTINGS, on_event=events.append)
+    assert sum(isinstance(event, Reused) for event in events) == len(begun) == 1
+    assert read_solution(run).mode == "sequential"
+    first = refit_streams(run)
+    assert begun < first
+    solve(run, budget="params=0.3", settings=QUICK)
+    refit(run, images, model=build(SmallNet), settings=SETTINGS)
+    assert len(refit_streams(run)) == len(first)
+    assert refit_streams(run).isdisjoint(first)
 
 
-def _die(*_: object) -> None:
-    raise KeyboardInterrupt
+def refit_streams(run: Run) -> set[str]:
+    """Streams of sequential refits that have statistics."""
+    return {name for name in run.documents.names("statistics") if name.startswith("refit-")}
+
+
+def _dying_second_time() -> Callable[..., object]:
+    calls = 0
+
+    def sums(*arguments: object, **settings: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return sum_behind(*arguments, **settings)  # type: ignore[arg-type]
+
+    return sums
 
 
 def test_the_model_given_is_left_as_it_is() -> None:

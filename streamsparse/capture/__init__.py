@@ -1,5 +1,6 @@
 """Capture: a model over calibration images, its layers' inputs and outputs into a run."""
 
+from streamsparse.capture.behind import sum_behind
 from streamsparse.capture.images import Images, calibration_images
 from streamsparse.capture.manifest import Subject, describe
 from streamsparse.capture.plan import CaptureSettings, plan_stream
@@ -17,4 +18,5 @@ __all__ = [
     "capture_stream",
     "describe",
     "plan_stream",
+    "sum_behind",
 ]

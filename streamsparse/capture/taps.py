@@ -18,22 +18,16 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class Taps:
-    """Runs images through a model and returns its layers' activations.
+    """Runs images through a model and returns its layers' activations."""
 
-    The inputs may come from another model than the outputs: in a sequential refit the inputs are those that the
-    already pruned layers now produce, the outputs are the original's.
-    """
-
-    def __init__(self, layers: Mapping[str, int], inputs_from: nn.Module, outputs_from: nn.Module | None = None):
+    def __init__(self, layers: Mapping[str, int], model: nn.Module):
         """
         Args:
             layers: module path -> calls per forward pass.
-            inputs_from: the model whose layers' inputs are read.
-            outputs_from: the model whose layers' outputs are read; None for the same.
+            model: in evaluation mode.
         """
         self._layers = dict(layers)
-        self._inputs_from = inputs_from
-        self._outputs_from = inputs_from if outputs_from is None else outputs_from
+        self._model = model
 
     def __call__(self, images: Tensor, dtype: str) -> Values:
         """Activations of one batch on the CPU, in the given dtype, finite; copies, never views.
@@ -44,14 +38,8 @@ class Taps:
             ModelError: a layer was called another number of times than announced.
         """
         values: Values = {}
-        with torch.inference_mode():
-            if self._inputs_from is self._outputs_from:
-                with _hooked(self._inputs_from, self._layers, ("input", "output"), dtype, values):
-                    self._inputs_from(images)
-            else:
-                for model, side in ((self._inputs_from, "input"), (self._outputs_from, "output")):
-                    with _hooked(model, self._layers, (side,), dtype, values):
-                        model(images)
+        with torch.inference_mode(), _recording(self._model, self._layers, dtype, values):
+            self._model(images)
         for layer, calls in self._layers.items():
             if (layer, calls - 1, "output") not in values or (layer, calls, "output") in values:
                 raise wrong_calls(layer, calls, sum((layer, call, "output") in values for call in range(calls + 8)))
@@ -98,16 +86,12 @@ def hooked(model: nn.Module, hooks: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(
-    model: nn.Module, layers: Mapping[str, int], sides: tuple[str, ...], dtype: str, values: Values
-) -> Iterator[None]:
+def _recording(model: nn.Module, layers: Mapping[str, int], dtype: str, values: Values) -> Iterator[None]:
     def hook_of(layer: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            call = sum((layer, number, sides[0]) in values for number in range(layers[layer] + 1))
-            given = args[0] if args else kwargs["input"]
-            for side in sides:
-                tensor = given if side == "input" else output
-                values[layer, call, side] = _stored(tensor, dtype, layer, side)
+            call = sum((layer, number, "input") in values for number in range(layers[layer] + 1))
+            values[layer, call, "input"] = _stored(args[0] if args else kwargs["input"], dtype, layer, "input")
+            values[layer, call, "output"] = _stored(output, dtype, layer, "output")
 
         return hook
 

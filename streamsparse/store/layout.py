@@ -25,8 +25,8 @@
       evaluations/NAME.json                           original and checkpoint side by side
       locks/NAME/ID-exclusive.json, ID-shared.json    in a bucket only: who holds the lock, see `store.leases`
 
-A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a
-sequential refit, whose activations are dropped as soon as its statistics are committed.
+A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a sequential
+refit, which has statistics alone.
 A *record* is `GENERATION/ARRAY`, Zarr arrays, and a `record.json` that names the generation that counts.
 Arrays of activations are filled with NaN where a chunk is missing, and captured values are finite, so a lost
 chunk is never read as zeros.

@@ -1,0 +1,121 @@
+"""Statistics for a sequential refit: inputs as the already pruned layers produce them, outputs of the original.
+
+    images -> original           outputs of the layers, kept for one batch
+           -> partly refitted    inputs of the same layers, summed with them on the device
+
+Nothing is dumped: a pass serves one refit of a few layers, and a new one takes as long as reading a dump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from streamsparse.capture.images import Images
+from streamsparse.capture.taps import hooked, wrong_calls
+from streamsparse.events import OnEvent, ignore, reporting
+from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds, finish_folds, update_folds
+from streamsparse.kernels.precision import ProductDtype
+from streamsparse.kernels.statistics import Sums
+from streamsparse.store.stream import CapturedLayer, StreamPlan
+
+_Outputs = dict[tuple[str, int], Tensor]
+"""(layer, call) -> (images, *shape)"""
+
+
+def sum_behind(
+    plan: StreamPlan,
+    partial: nn.Module,
+    original: nn.Module,
+    images: Images,
+    *,
+    folds: int,
+    product_dtype: ProductDtype = "float32",
+    device: str = "cpu",
+    on_event: OnEvent = ignore,
+) -> dict[str, FoldSums]:
+    """Sum the planned layers over all images.
+
+    Args:
+        plan: one shard that holds all images; its dtype and codec are not used.
+        partial: the model with some layers refitted, whose layers' inputs are taken; on `device`, evaluating.
+        original: the model whose layers' outputs are the responses; likewise.
+        images: the calibration images.
+        folds: image i belongs to fold i mod `folds`.
+        product_dtype: of products within a block; sums are float64.
+        device: of both models.
+        on_event: hears of progress.
+
+    Returns:
+        by layer, float64 on the CPU.
+
+    Raises:
+        NonFiniteError: activations that are not finite.
+        ModelError: a layer was called another number of times than planned.
+    """
+    layers = {layer.geometry.layer: layer for layer in plan.layers}
+    sums = {name: empty_folds(layer.geometry, folds, device) for name, layer in layers.items()}
+    spans = [plan.span(batch) for batch in range(plan.batches)]
+    with reporting(f"capture {plan.stream}", plan.images, "images", on_event) as advance, torch.inference_mode():
+        for span, batch in zip(spans, images.batches(spans), strict=True):
+            inputs = batch.to(device)
+            outputs = _outputs(original, layers, inputs)
+            _add(partial, layers, sums, inputs, outputs, span.start, product_dtype)
+            advance(len(span))
+    return {name: _on_cpu(finish_folds(sums.pop(name), layer.geometry)) for name, layer in layers.items()}
+
+
+def _outputs(model: nn.Module, layers: Mapping[str, CapturedLayer], batch: Tensor) -> _Outputs:
+    """Copies: in-place layers may follow."""
+    found: _Outputs = {}
+    seen = dict.fromkeys(layers, 0)
+
+    def hook_of(name: str) -> Any:
+        def hook(_: nn.Module, args: object, kwargs: object, output: Tensor) -> None:
+            found[name, seen[name]] = output.clone()
+            seen[name] += 1
+
+        return hook
+
+    with hooked(model, {name: hook_of(name) for name in layers}):
+        model(batch)
+    _check_calls(layers, seen)
+    return found
+
+
+def _add(
+    model: nn.Module,
+    layers: Mapping[str, CapturedLayer],
+    sums: Mapping[str, FoldShifts],
+    batch: Tensor,
+    outputs: _Outputs,
+    first_image: int,
+    product_dtype: ProductDtype,
+) -> None:
+    seen = dict.fromkeys(layers, 0)
+
+    def hook_of(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            responses = outputs.pop((name, seen[name]), output)
+            seen[name] += 1
+            inputs = args[0] if args else kwargs["input"]
+            update_folds(sums[name], inputs, responses, layers[name].geometry, first_image, product_dtype)
+
+        return hook
+
+    with hooked(model, {name: hook_of(name) for name in layers}):
+        model(batch)
+    _check_calls(layers, seen)
+
+
+def _check_calls(layers: Mapping[str, CapturedLayer], seen: Mapping[str, int]) -> None:
+    for name, layer in layers.items():
+        if seen[name] != layer.calls:
+            raise wrong_calls(name, layer.calls, seen[name])
+
+
+def _on_cpu(sums: FoldSums) -> FoldSums:
+    return tuple(Sums(**{name: tensor.cpu() for name, tensor in part.tensors().items()}) for part in sums)
