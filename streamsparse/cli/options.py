@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Directory of the run (or file:// URL).")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Directory of the run, or s3://BUCKET/PREFIX.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and touch nothing.")]
 Model = Annotated[
