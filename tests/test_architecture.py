@@ -77,7 +77,7 @@ def test_every_package_has_a_layer() -> None:
     assert present == named
 
 
-@pytest.mark.parametrize("library", ["zarr", "numcodecs"])
+@pytest.mark.parametrize("library", ["zarr", "numcodecs", "obstore"])
 def test_only_the_store_imports(library: str) -> None:
     importing = [
         path

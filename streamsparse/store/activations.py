@@ -11,6 +11,7 @@ from zarr.abc.store import Store
 
 from streamsparse.errors import CorruptDataError, DataError, RunMismatchError, StageMissingError
 from streamsparse.store import layout
+from streamsparse.store.at_once import at_once
 from streamsparse.store.batches import Batch, committed_batches, read_plans
 from streamsparse.store.codecs import compressors, rounded
 from streamsparse.store.documents import Documents
@@ -31,14 +32,15 @@ class ActivationWriter:
             RunMismatchError: the shard was begun with other settings.
         """
         self.plan = plan
+        self._store = store
         self._documents = Documents(store)
         self._prefix = layout.shard_prefix(plan.stream, plan.shard, plan.shards)
         self._begin()
+        places = [(layer, call, side) for layer in plan.layers for call in range(layer.calls) for side in SIDES]
+        arrays = at_once(store, lambda place: _open_or_create(store, self._prefix, plan, *place), places)
         self._arrays = {
-            (layer.geometry.layer, call, side): _open_or_create(store, self._prefix, plan, layer, call, side)
-            for layer in plan.layers
-            for call in range(layer.calls)
-            for side in SIDES
+            (layer.geometry.layer, call, side): array
+            for (layer, call, side), array in zip(places, arrays, strict=True)
         }
 
     def _begin(self) -> None:
@@ -73,9 +75,12 @@ class ActivationWriter:
         """
         span = self.plan.span(index)
         self._check_shapes(index, tensors)
-        for name, array in self._arrays.items():
+
+        def put(name: ArrayName) -> None:
             with storage_errors(f"{self._prefix}/{'/'.join(map(str, name))}"):
-                array[span.start : span.stop] = rounded(tensors[name], self.plan.codec)
+                self._arrays[name][span.start : span.stop] = rounded(tensors[name], self.plan.codec)
+
+        at_once(self._store, put, self._arrays)
         marker = {
             "plan": self.plan.digest,
             "batch": index,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from streamsparse.errors import CorruptDataError
+from streamsparse.store.at_once import at_once
 from streamsparse.store.batches import Batch
 from streamsparse.store.run import Run
 
@@ -66,7 +67,8 @@ class Lane:
                 where=self.key,
                 remedy="delete the folder and run `streamsparse accumulate` again",
             ) from error
-        parts = tuple(self._fold(description, names, fold) for fold in range(folds))
+        store = self.run.store
+        parts = tuple(at_once(store, lambda fold: self._fold(description, names, fold), range(folds)))
         return Progress(parts, _included(description))
 
     def fold(self, number: int) -> dict[str, Tensor]:
@@ -76,16 +78,20 @@ class Lane:
 
     def _fold(self, description: dict[str, Any], names: Sequence[str], fold: int) -> dict[str, Tensor]:
         records = self.run.records
-        return {name: torch.from_numpy(records.array(self.key, description, name, fold)) for name in names}
+        found = at_once(self.run.store, lambda name: records.array(self.key, description, name, fold), names)
+        return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
 
     def write(self, folds: Sequence[Mapping[str, Tensor]], included: Included) -> None:
         """Replace the sums and the list of their batches as one step."""
         draft = self.run.records.draft(self.key)
-        for name, example in folds[0].items():
-            draft.create(name, (len(folds), *example.shape), np.float64, _fold_chunks(tuple(example.shape)))
-        for number, fold in enumerate(folds):
-            for name, tensor in fold.items():
-                draft.put(name, tensor.cpu().numpy(), (number,))
+
+        def write(name: str) -> None:
+            shape = tuple(folds[0][name].shape)
+            draft.create(name, (len(folds), *shape), np.float64, _fold_chunks(shape))
+            for number, fold in enumerate(folds):
+                draft.put(name, fold[name].cpu().numpy(), (number,))
+
+        at_once(self.run.store, write, folds[0])
         draft.commit(list(folds[0]), {"folds": len(folds), "included": included}, alone=False)
 
 

@@ -21,6 +21,7 @@ from zarr.abc.store import Store
 
 from streamsparse.errors import CorruptDataError
 from streamsparse.store import layout
+from streamsparse.store.at_once import at_once
 from streamsparse.store.codecs import compressors
 from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
@@ -58,7 +59,7 @@ class Draft:
             try:
                 zarr.open_array(self.store, path=key, mode="r+")
             except FileNotFoundError:
-                chunks = chunks or _chunks(tuple(shape), np.dtype(dtype).itemsize)
+                chunks = chunks or chunks_of(tuple(shape), np.dtype(dtype).itemsize)
                 zarr.create_array(
                     self.store, name=key, shape=tuple(shape), chunks=tuple(chunks), dtype=dtype,
                     compressors=compressors("none"),
@@ -70,7 +71,7 @@ class Draft:
         with storage_errors(key):
             zarr.create_array(
                 self.store, name=key, data=np.ascontiguousarray(values),
-                chunks=_chunks(values.shape, values.itemsize), compressors=compressors("none"),
+                chunks=chunks_of(values.shape, values.itemsize), compressors=compressors("none"),
                 config={"write_empty_chunks": True},
             )  # fmt: skip
 
@@ -137,8 +138,7 @@ class Records:
     def write(self, key: str, description: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the record at `key`; the one before stays until the new one is whole."""
         draft = self.draft(key)
-        for name, array in arrays.items():
-            draft.add(name, array)
+        at_once(self._store, lambda item: draft.add(*item), arrays.items())
         draft.commit(list(arrays), description)
 
     def read(self, key: str) -> Record | None:
@@ -151,7 +151,8 @@ class Records:
         if description is None:
             return None
         names = _names(description, key)
-        arrays = {name: self.array(key, description, name) for name in names}
+        found = at_once(self._store, lambda name: self.array(key, description, name), names)
+        arrays = dict(zip(names, found, strict=True))
         return Record({name: value for name, value in description.items() if name not in _OWN}, arrays)
 
     def array(self, key: str, description: dict[str, Any], name: str, part: int | None = None) -> np.ndarray:
@@ -192,7 +193,7 @@ def _names(description: dict[str, Any], key: str) -> list[str]:
     return names
 
 
-def _chunks(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
+def chunks_of(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
     """Whole trailing dimensions, as many leading entries as fit into CHUNK_BYTES."""
     remaining = max(1, CHUNK_BYTES // item_bytes)
     chunks: list[int] = []

@@ -15,8 +15,9 @@ from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.gram_blocks import GramBlock, block_slices
 from streamsparse.kernels.statistics import FIELDS, field_shapes
 from streamsparse.store import layout
+from streamsparse.store.at_once import at_once
 from streamsparse.store.partials import fold_sums
-from streamsparse.store.records import Draft
+from streamsparse.store.records import Draft, chunks_of
 from streamsparse.store.run import Run
 from streamsparse.types import LayerGeometry
 
@@ -113,22 +114,29 @@ class StatisticsDraft:
         groups = max(1, self.channels // width)
         rows = min(width, self.channels) * self.geometry.taps
         sides = {"gram": (groups, rows, rows), "cross": (groups, rows, None), "sum_x": (groups, rows)}
-        for name, shape in field_shapes(self.geometry).items():
-            if self.channels >= self.geometry.in_channels:
-                self.draft.create(name, (self.folds, *shape), np.float64)
-                continue
-            largest = [size if side is None else side for side, size in zip_longest(sides.get(name, ()), shape)]
-            chunks = [min(side, size) for side, size in zip(largest, shape, strict=True)]
+
+        def create(field: tuple[str, tuple[int, ...]]) -> None:
+            name, shape = field
+            chunks = chunks_of(shape, 8)
+            if self.channels < self.geometry.in_channels:
+                largest = [size if side is None else side for side, size in zip_longest(sides.get(name, ()), shape)]
+                chunks = tuple(min(side, size) for side, size in zip(largest, shape, strict=True))
             self.draft.create(name, (self.folds, *shape), np.float64, (1, *chunks))
+
+        at_once(self.draft.store, create, field_shapes(self.geometry).items())
 
     def put(self, fold: int, block: GramBlock, finished: Mapping[str, Tensor]) -> None:
         """Write what `finish_block` made of one fold; the half below the diagonal is filled in."""
-        for name, where in block_slices(self.geometry, block).items():
+
+        def put(field: tuple[str, tuple[slice, ...]]) -> None:
+            name, where = field
             values = finished[name].cpu().numpy()
             self.draft.put(name, values, (fold, *where))
             if name == "gram" and not block.diagonal:
                 groups, rows, columns = where
                 self.draft.put(name, values.transpose(0, 2, 1), (fold, groups, columns, rows))
+
+        at_once(self.draft.store, put, block_slices(self.geometry, block).items())
 
     def note(self, block: GramBlock) -> None:
         """All folds of the block are written."""
