@@ -10,7 +10,7 @@ size is at least as good; a refit on it needs no more images, for its residual i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,16 +99,26 @@ def refit_errors(geometry: LayerGeometry, sums: FoldSums, inputs: np.ndarray) ->
     """
     geometry, sums, inputs = _restricted(geometry, sums, inputs)
     splits = [_Split.of(geometry, sums, fold, inputs) for fold in range(len(sums))]
-    best: RefitErrors | None = None
-    for ridge in _RIDGES if geometry.columns <= _NARROW_COLUMNS else _WIDE_RIDGES:
-        errors = np.array([split.errors(ridge) for split in splits])  # (folds, 2)
-        training, held_out = errors.mean(0)
-        if best is not None and held_out >= best.held_out_error:
+    ridge, fits = _best_ridge(splits, _RIDGES if geometry.columns <= _NARROW_COLUMNS else _WIDE_RIDGES)
+    held_out = [fit.held_out_error for fit in fits]
+    training = [split.training_error(fit.weights) for split, fit in zip(splits, fits, strict=True)]
+    bar = np.std(held_out, ddof=1) / np.sqrt(len(held_out))
+    return RefitErrors(float(np.mean(training)), float(np.mean(held_out)), float(bar), ridge)
+
+
+def _best_ridge(splits: list[_Split], ridges: Sequence[float]) -> tuple[float, list[_Fit]]:
+    """The ridge of least mean held-out error, and its fits to every split."""
+    best = ridges[0], [split.fit(ridges[0]) for split in splits]
+    for ridge in ridges[1:]:
+        fits = [split.fit(ridge) for split in splits]
+        if _mean_error(fits) >= _mean_error(best[1]):
             break
-        bar = errors[:, 1].std(ddof=1) / np.sqrt(len(errors))
-        best = RefitErrors(float(training), float(held_out), float(bar), ridge)
-    assert best is not None  # there are ridges
+        best = ridge, fits
     return best
+
+
+def _mean_error(fits: list[_Fit]) -> float:
+    return float(np.mean([fit.held_out_error for fit in fits]))
 
 
 def refit_weights(
@@ -150,6 +160,14 @@ def _restricted(
 
 
 @dataclass(frozen=True, eq=False)
+class _Fit:
+    """Weights of one split by convolution group, (outputs, kept columns), and their held-out error."""
+
+    weights: list[np.ndarray]
+    held_out_error: float
+
+
+@dataclass(frozen=True, eq=False)
 class _Split:
     """Regressions of the convolution groups on all folds but one, and on that one; and their supports."""
 
@@ -164,13 +182,17 @@ class _Split:
         training, held_out = fold_moments(sums, fold, geometry.bias)
         return cls(_by_group(training, geometry), _by_group(held_out, geometry), supports)
 
-    def errors(self, ridge: float) -> tuple[float, float]:
-        """Training and held-out error, pooled over the convolution groups by their power."""
-        fitted = [
+    def fit(self, ridge: float) -> _Fit:
+        """Weights of every convolution group, and their error on the fold left out."""
+        weights = [
             refit(regression, support, ridge)
             for regression, support in zip(self.training, self.supports, strict=True)
         ]
-        return self._pooled(self.training, fitted), self._pooled(self.held_out, fitted)
+        return _Fit(weights, self._pooled(self.held_out, weights))
+
+    def training_error(self, weights: list[np.ndarray]) -> float:
+        """On the folds that were fitted, pooled over the convolution groups by their power."""
+        return self._pooled(self.training, weights)
 
     def _pooled(self, regressions: list[Regression], fitted: list[np.ndarray]) -> float:
         power = sum(regression.power for regression in regressions)
