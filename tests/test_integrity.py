@@ -42,9 +42,6 @@ from tests.small import (
 IMAGES, BATCH, FOLDS = 26, 4, 4
 SUMS = AccumulateSettings(folds=FOLDS, product_dtype="float64")
 EXAMPLES = settings(max_examples=10)
-NEEDS_CHECKS = pytest.mark.xfail(
-    reason="store/batches.py and store/activations.py do not call the checks of store/planned.py yet", run=False
-)
 
 
 def dump(path: Path, dtype: str = "float32", batch: int = BATCH) -> Run:
@@ -169,7 +166,6 @@ def test_markers_of_another_plan_are_named_and_do_not_count(healthy: Path, other
         assert_not_summed(path, StageMissingError)
 
 
-@NEEDS_CHECKS
 @EXAMPLES
 @given(data=st.data())
 def test_markers_under_another_name_never_count_a_batch_twice(healthy: Path, data: st.DataObject) -> None:
@@ -184,7 +180,6 @@ def test_markers_under_another_name_never_count_a_batch_twice(healthy: Path, dat
         assert_not_summed(path, RunError)
 
 
-@NEEDS_CHECKS
 @EXAMPLES
 @given(field=st.sampled_from(["images", "first_image", "batch"]), which=PLACES, change=st.sampled_from([-1, 1, 4]))
 def test_markers_that_name_other_images_are_refused(healthy: Path, field: str, which: float, change: int) -> None:
@@ -197,7 +192,6 @@ def test_markers_that_name_other_images_are_refused(healthy: Path, field: str, w
         assert_not_summed(path, RunError)
 
 
-@NEEDS_CHECKS
 def test_a_shard_that_was_copied_is_not_counted_twice(healthy: Path) -> None:
     with copy_of(healthy) as path:
         first, second = sorted((path / "activations/original").glob("shard-*"))
@@ -209,7 +203,6 @@ def test_a_shard_that_was_copied_is_not_counted_twice(healthy: Path) -> None:
         assert_not_summed(path, RunError)
 
 
-@NEEDS_CHECKS
 @pytest.mark.parametrize("array", ["conv2@0/input", "fc1@0/output"])
 def test_an_array_of_another_dtype_is_named_and_not_summed(healthy: Path, other: Path, array: str) -> None:
     with copy_of(healthy) as path:
@@ -248,7 +241,6 @@ def edit(document: Path, path: tuple[str | int, ...], value: Any) -> None:
     document.write_text(json.dumps(content))
 
 
-@NEEDS_CHECKS
 @pytest.mark.parametrize("change", EDITS)
 def test_changed_metadata_of_activations_is_named_and_not_summed(healthy: Path, change: str) -> None:
     with copy_of(healthy) as path:
@@ -271,7 +263,6 @@ def test_changed_metadata_of_statistics_is_named(healthy: Path, change: str) -> 
             assert all(np.array_equal(after[key], before[key]) for key in before)
 
 
-@NEEDS_CHECKS
 @EXAMPLES
 @given(which=PLACES, at=PLACES)
 def test_a_flipped_bit_of_metadata_changes_no_value_silently(healthy: Path, which: float, at: float) -> None:

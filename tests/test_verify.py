@@ -175,7 +175,7 @@ def test_damage_is_named_in_every_part(run: Path, pattern: str, key: str, damage
         ("layers", ["conv9"], "channel graph"),
         ("data", None, "'data'"),
         ("created", 5, "'created'"),
-        ("costs", {}, "form"),
+        ("costs", {}, "not readable"),
     ],
 )
 def test_manifests_are_checked_entry_by_entry(run: Path, entry: str, value: object, word: str) -> None:
@@ -183,7 +183,7 @@ def test_manifests_are_checked_entry_by_entry(run: Path, entry: str, value: obje
     found = [problem for problem in verify_run(Run.at(run)) if problem.part == "manifest"]
     assert len(found) == 1
     assert word in found[0].summary
-    assert found[0].key == "manifest.json"
+    assert found[0].key.endswith("manifest.json")
 
 
 def test_manifest_sections_are_checked_too(run: Path) -> None:

@@ -20,10 +20,11 @@ from streamsparse.kernels.folds import empty_block_folds, update_block_folds
 from streamsparse.kernels.gram_blocks import BlockSums, block_from_tensors, finish_block, merge_block
 from streamsparse.store import Run
 from streamsparse.store.batches import Batch
-from streamsparse.store.lanes import Included, Lane, batch_name, included_digest
+from streamsparse.store.lanes import Included, Lane, Snapshot, batch_name, included_digest
 from streamsparse.store.statistics import Statistics, StatisticsDraft
 
 KEEP_SECONDS = 60.0
+_ATTEMPTS = 5  # to read a lane that another worker, given up for lost, writes meanwhile
 Report = Callable[[int], None]
 
 
@@ -48,13 +49,12 @@ def sum_lane(run: Run, task: LaneTask, report: Report) -> None:
         report(task.images)
         return
     lane = Lane(run, task.key)
-    included = lane.included()
+    included, folds = _begin(lane, task)
     todo = _not_included(task, included)
     if len(todo) < len(task.batches):
         report(task.images - sum(batch.images for batch in todo))
     if not todo and not task.direct:
         return
-    folds = _sums(lane, task) if included else empty_block_folds(task.layer.geometry, task.block, task.folds)
     kept_at = monotonic()
     reader, geometry = run.reader(task.stream), task.layer.geometry
     outputs = task.block.diagonal
@@ -83,18 +83,36 @@ def finish_lanes(run: Run, finish: FinishTask, report: Report) -> None:
     Raises:
         CorruptDataError: a lane is damaged, or a batch is in none or in two of them.
     """
-    first, *rest = finish.tasks
+    first = finish.tasks[0]
     if first.lean:
         return_freed_memory()
     draft = draft_of(run, first)
     if draft.noted(first.block):
         return
-    _check_partition(run, finish.tasks)
-    folds = _sums(Lane(run, first.key), first)
-    for task in rest:
-        for number, part in enumerate(folds):
-            merge_block(part, block_from_tensors(Lane(run, task.key).fold(number)))
+    lanes = [Lane(run, task.key) for task in finish.tasks]
+    for _ in range(_ATTEMPTS - 1):
+        found = [lane.snapshot() for lane in lanes]
+        try:
+            folds = _added(found, finish.tasks)
+        except CorruptDataError:
+            if not any(lane.replaced(snapshot) for lane, snapshot in zip(lanes, found, strict=True)):
+                raise
+        else:
+            break
+    else:
+        folds = _added([lane.snapshot() for lane in lanes], finish.tasks)
     _write(draft, first, folds)
+
+
+def _added(found: Sequence[Snapshot | None], tasks: Sequence[LaneTask]) -> tuple[BlockSums, ...]:
+    """The sums of all lanes; what is checked is what is added."""
+    _check_partition(found, tasks)
+    first, *rest = (_checked(snapshot, task) for snapshot, task in zip(found, tasks, strict=True))
+    folds = tuple(block_from_tensors(fold) for fold in first.all_folds())
+    for snapshot in rest:
+        for number, part in enumerate(folds):
+            merge_block(part, block_from_tensors(snapshot.fold(number)))
+    return folds
 
 
 def draft_of(run: Run, task: LaneTask) -> StatisticsDraft:
@@ -108,17 +126,32 @@ def _write(draft: StatisticsDraft, task: LaneTask, folds: Sequence[BlockSums]) -
     draft.note(task.block)
 
 
-def _sums(lane: Lane, task: LaneTask) -> tuple[BlockSums, ...]:
-    progress = lane.read()
-    if progress is None or len(progress.folds) != task.folds:
+def _begin(lane: Lane, task: LaneTask) -> tuple[Included, tuple[BlockSums, ...]]:
+    """What the lane holds, and which batches are in it; empty sums for a lane that is not there."""
+    for attempt in range(_ATTEMPTS):
+        snapshot = lane.snapshot()
+        if snapshot is None:
+            break
+        try:
+            folds = tuple(block_from_tensors(fold) for fold in _checked(snapshot, task).all_folds())
+        except CorruptDataError:
+            if attempt == _ATTEMPTS - 1 or not lane.replaced(snapshot):
+                raise
+        else:
+            return snapshot.included, folds
+    return {}, empty_block_folds(task.layer.geometry, task.block, task.folds)
+
+
+def _checked(snapshot: Snapshot | None, task: LaneTask) -> Snapshot:
+    if snapshot is None or snapshot.folds != task.folds:
         raise CorruptDataError(
             "Partial sums are not those of this accumulation.",
             expected=f"{task.folds} folds",
-            got="nothing" if progress is None else f"{len(progress.folds)} folds",
+            got="nothing" if snapshot is None else f"{snapshot.folds} folds",
             where=task.key,
             remedy="delete the folder and run `streamsparse accumulate` again",
         )
-    return tuple(block_from_tensors(fold) for fold in progress.folds)
+    return snapshot
 
 
 def _not_included(task: LaneTask, included: Included) -> list[Batch]:
@@ -155,16 +188,16 @@ def _other_images(task: LaneTask, batch: Batch) -> CorruptDataError:
     )
 
 
-def _check_partition(run: Run, tasks: Sequence[LaneTask]) -> None:
+def _check_partition(found: Sequence[Snapshot | None], tasks: Sequence[LaneTask]) -> None:
     """Every batch is in exactly one lane."""
-    found: list[str] = [name for task in tasks for name in Lane(run, task.key).included()]
+    names = [name for snapshot in found if snapshot is not None for name in snapshot.included]
     expected = [batch_name(batch) for task in tasks for batch in task.batches]
-    if sorted(found) != sorted(expected):
-        missing, twice = set(expected) - set(found), len(found) - len(set(found))
+    if sorted(names) != sorted(expected):
+        missing, twice = set(expected) - set(names), len(names) - len(set(names))
         raise CorruptDataError(
             "The partial sums of a layer do not hold every batch once.",
             expected=f"{len(expected)} batches",
-            got=f"{len(found)}: {len(missing)} missing, {twice} twice, {len(set(found) - set(expected))} others",
+            got=f"{len(names)}: {len(missing)} missing, {twice} twice, {len(set(names) - set(expected))} others",
             where=tasks[0].key,
             remedy=f"delete {tasks[0].sums} in the run and run `streamsparse accumulate` again",
         )

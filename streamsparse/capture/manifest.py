@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from streamsparse.capture.images import Images
+from streamsparse.capture.plan import CaptureSettings
 from streamsparse.errors import NonFiniteError, RunMismatchError
 from streamsparse.network import graph_to_json
 from streamsparse.network.costs import cost_model
 from streamsparse.network.resize import stored_tensors
 from streamsparse.network.weights import weights_digest, weights_to_bytes
 from streamsparse.store import Run
+from streamsparse.store.codecs import loss
 from streamsparse.types import ChannelGraph
 
 _VERSIONS = ("streamsparse", "torch", "zarr", "numpy")
@@ -45,7 +47,7 @@ def describe(
     images: Images,
     subject: Subject,
     layers: Sequence[str],
-    sink: str = "activations",
+    settings: CaptureSettings,
 ) -> dict[str, Any]:
     """The manifest of a new run: model, data, channel graph, captured layers, costs, versions and seeds."""
     example = images.example
@@ -67,7 +69,12 @@ def describe(
             "shape": list(example.shape[1:]),
             "digest": images.digest(),
         },
-        "sink": sink,
+        "sink": settings.sink,
+        "storage": {
+            "dtype": settings.dtype,
+            "codec": settings.codec,
+            "loss": loss(settings.codec, settings.dtype),
+        },
         "layers": list(layers),
         "graph": graph_to_json(graph),
         "costs": cost_model(model, graph, example).to_json(),

@@ -49,10 +49,10 @@ class CaptureSettings:
     window_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        compressors(self.codec)
         _check_sink(self.sink, self.folds, self.products)
         if self.dtype not in ("float16", "float32"):
             raise UsageError("Unknown dtype.", expected="float16 | float32", got=self.dtype, where="--dtype")
+        compressors(self.codec, self.dtype)
         _check_device(self.device)
         if self.batch_images < 1:
             raise UsageError("A batch holds images.", expected="≥ 1", got=self.batch_images, where="--batch-size")

@@ -16,11 +16,12 @@ from streamsparse.capture.summing import Looks, sum_stream
 from streamsparse.capture.taps import Taps
 from streamsparse.capture.writing import BackgroundWriter, Window
 from streamsparse.errors import RunMismatchError
-from streamsparse.events import OnEvent, Reused, ignore, reporting
+from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
 from streamsparse.network import find_groups
 from streamsparse.network.running import evaluating
 from streamsparse.store import Run, layout
 from streamsparse.store.batches import Batch
+from streamsparse.store.codecs import loss
 from streamsparse.store.stream import StreamPlan
 from streamsparse.types import ChannelGraph
 
@@ -91,7 +92,7 @@ def capture(
             accept(graph)
         plan = plan_stream(model, graph, example, len(sample), settings)
         layers = {layer.geometry.layer: layer.calls for layer in plan.layers}
-        manifest = describe(model, graph, sample, subject or Subject(), list(layers), settings.sink)
+        manifest = describe(model, graph, sample, subject or Subject(), list(layers), settings)
         shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"
         with run.lock(shared=not overwrite), run.lock(shard):  # other shards, and who follows, may be at work
             if overwrite:
@@ -158,6 +159,9 @@ def capture_stream(
     missing = [batch for batch in range(plan.batches) if batch not in committed]
     reused = sum(batch.images for batch in committed.values())
     stage = "capture" if plan.stream == layout.ORIGINAL_STREAM else f"capture {plan.stream}"
+    lost = loss(plan.codec, plan.dtype)
+    if lost is not None:
+        on_event(Notice(stage, lost))
     if committed:
         _check_same_images(images, plan, committed)
         on_event(Reused(stage, f"{reused:,} of {plan.images:,} images"))

@@ -49,7 +49,14 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images per 
 Dtype = Annotated[
     str, typer.Option("--dtype", help="Of stored activations: float16 (overflow is checked) or float32.")
 ]
-Codec = Annotated[str, typer.Option("--codec", help="zstd:LEVEL, blosc:NAME or none; a checksum is always added.")]
+Codec = Annotated[
+    str,
+    typer.Option(
+        "--codec",
+        help="zstd[:LEVEL], gzip[:LEVEL], blosc:NAME[:LEVEL][:SHUFFLE] or none; bitround:BITS+CODEC rounds first, "
+        "which loses digits. A checksum is always added.",
+    ),
+]
 Sink = Annotated[
     str,
     typer.Option("--sink", help="activations, or statistics: sum on the device and dump nothing."),

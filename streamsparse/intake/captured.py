@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from streamsparse.errors import RunMismatchError, UsageError
+from streamsparse.errors import CorruptDataError, RunMismatchError, UsageError
 from streamsparse.intake.models import build_model
 from streamsparse.kernels.costs import CostModel
 from streamsparse.network import graph_from_json
@@ -39,7 +39,16 @@ def read_captured(run: Run) -> Captured:
         RunNotFoundError, SchemaVersionError, CorruptDataError: there is no readable run.
     """
     manifest = run.manifest()
-    return Captured(manifest, graph_from_json(manifest["graph"]), CostModel.from_json(manifest["costs"]))
+    try:
+        return Captured(manifest, graph_from_json(manifest["graph"]), CostModel.from_json(manifest["costs"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptDataError(
+            "The run's manifest is not readable.",
+            expected="a channel graph and costs",
+            got=repr(error),
+            where="manifest.json",
+            remedy="restore the file from a copy, or capture again with --overwrite",
+        ) from error
 
 
 def original_model(run: Run, model: nn.Module | None = None) -> nn.Module:

@@ -13,9 +13,10 @@ from streamsparse.errors import CorruptDataError, DataError, RunMismatchError, S
 from streamsparse.store import layout
 from streamsparse.store.at_once import at_once
 from streamsparse.store.batches import Batch, committed_batches, read_plans
-from streamsparse.store.codecs import compressors, rounded
+from streamsparse.store.codecs import rounded
 from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
+from streamsparse.store.planned import array_arguments, open_planned
 from streamsparse.store.stream import SIDES, CapturedLayer, StreamPlan, plan_from_json
 
 ArrayName = tuple[str, int, str]
@@ -194,7 +195,8 @@ class ActivationReader:
         first = self.plans[batch.shard].span(batch.index).start
         wanted = range(batch.images) if images is None else images
         with storage_errors(where):
-            values = np.asarray(self._array(key, where)[first + wanted.start : first + wanted.stop])
+            array = self._array(key, batch.shard, layer, side)
+            values = np.asarray(array[first + wanted.start : first + wanted.stop])
         if np.isnan(values).any():
             raise CorruptDataError(
                 "A chunk of a committed batch is missing.",
@@ -205,18 +207,11 @@ class ActivationReader:
             )
         return values
 
-    def _array(self, key: str, where: str) -> zarr.Array[Any]:
+    def _array(self, key: str, shard: str, layer: str, side: str) -> zarr.Array[Any]:
         if key not in self._opened:
-            try:
-                self._opened[key] = zarr.open_array(self._store, path=key, mode="r")
-            except (FileNotFoundError, KeyError, TypeError) as error:
-                raise CorruptDataError(
-                    "The metadata of a captured array is missing or damaged.",
-                    expected=f"{key}/zarr.json",
-                    got=repr(error),
-                    where=where,
-                    remedy="restore the file from a copy, or capture again with --overwrite",
-                ) from error
+            plan = self.plans[shard]
+            captured = {entry.geometry.layer: entry for entry in plan.layers}[layer]
+            self._opened[key] = open_planned(self._store, plan, captured, side, key)
         return self._opened[key]
 
 
@@ -224,19 +219,10 @@ def _open_or_create(
     store: Store, prefix: str, plan: StreamPlan, layer: CapturedLayer, call: int, side: str
 ) -> zarr.Array[Any]:
     key = layout.array_key(prefix, layer.geometry.layer, call, side)
+    if Documents(store).exists(f"{key}/zarr.json"):
+        return open_planned(store, plan, layer, side, key, mode="r+")
     with storage_errors(key):
-        try:
-            return zarr.open_array(store, path=key, mode="r+")
-        except FileNotFoundError:
-            return zarr.create_array(
-                store,
-                name=key,
-                shape=(plan.images, *layer.shape(side)),
-                chunks=(plan.chunk_images(layer, side), *layer.shape(side)),
-                dtype=plan.dtype,
-                fill_value=float("nan"),
-                compressors=compressors(plan.codec, plan.dtype),
-            )
+        return zarr.create_array(store, name=key, **array_arguments(plan, layer, side))
 
 
 def _differences(plan: StreamPlan, other: StreamPlan) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from streamsparse.errors import CorruptDataError
 from streamsparse.store import layout
 from streamsparse.store.documents import Documents
+from streamsparse.store.planned import require_own_batch, require_own_place
 from streamsparse.store.stream import StreamPlan, plan_from_json
 
 
@@ -39,7 +40,10 @@ def read_plans(documents: Documents, stream: str) -> dict[str, StreamPlan]:
     begun = f"activations/{layout.part(stream)}"
     shards = [f"{begun}/{name}" for name in documents.names(begun) if re.fullmatch(r"shard-\d+-of-\d+", name)]
     found = documents.read_many_json([f"{shard}/{layout.PLAN}" for shard in shards])
-    return {shard: plan_from_json(plan) for shard, plan in zip(shards, found, strict=True) if plan is not None}
+    plans = {shard: plan_from_json(plan) for shard, plan in zip(shards, found, strict=True) if plan is not None}
+    for shard, plan in plans.items():
+        require_own_place(plan, shard)
+    return plans
 
 
 def batch_markers(documents: Documents, prefix: str, folder: str = layout.COMMITS) -> list[str]:
@@ -52,6 +56,9 @@ def committed_batches(documents: Documents, prefix: str, plan: StreamPlan) -> li
     names = batch_markers(documents, prefix)
     markers = documents.read_many_json([f"{prefix}/{layout.COMMITS}/{name}" for name in names])
     discarded = set(batch_markers(documents, prefix, layout.DISCARDED))
+    for name, marker in zip(names, markers, strict=True):
+        if marker is not None and marker.get("plan") == plan.digest:
+            require_own_batch(marker, int(name[len("batch-") : -len(".json")]), plan, f"{prefix}/commits/{name}")
     return [
         _batch(marker, prefix, name, name in discarded)
         for name, marker in zip(names, markers, strict=True)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamsparse.errors import CorruptDataError
 from streamsparse.store.at_once import at_once
 from streamsparse.store.batches import Batch
 from streamsparse.store.run import Run
@@ -25,16 +24,43 @@ Included = dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
-    """What a lane holds.
+class Snapshot:
+    """What a lane held at one moment: its sums and the batches that are in just these sums.
 
-    Attributes:
-        folds: the accumulator's tensors by name, one mapping per fold, float64.
-        included: the batches in them.
+    Another writer may replace the lane meanwhile; reading the sums then fails, and `Lane.replaced` says so.
     """
 
-    folds: tuple[dict[str, Tensor], ...]
-    included: Included
+    run: Run
+    key: str
+    description: dict[str, Any]
+
+    @property
+    def included(self) -> Included:
+        """The batches in the sums, as a new dictionary."""
+        return dict(self.description.get("included", {}))
+
+    @property
+    def folds(self) -> int:
+        """How many folds the sums have; 0 if the description does not say."""
+        found = self.description.get("folds")
+        return found if isinstance(found, int) else 0
+
+    def fold(self, number: int) -> dict[str, Tensor]:
+        """The sums of one fold by name, float64.
+
+        Raises:
+            CorruptDataError: they are damaged, or no longer there.
+        """
+
+        def read(name: str) -> Tensor:
+            return torch.from_numpy(self.run.records.array(self.key, self.description, name, number))
+
+        names = list(self.description.get("arrays", ()))
+        return dict(zip(names, at_once(self.run.store, read, names), strict=True))
+
+    def all_folds(self) -> list[dict[str, Tensor]]:
+        """Every fold's sums; see `fold`."""
+        return at_once(self.run.store, self.fold, range(self.folds))
 
 
 @dataclass(frozen=True)
@@ -44,42 +70,15 @@ class Lane:
     run: Run
     key: str
 
-    def included(self) -> Included:
-        """The batches in the committed sums; reads no sums."""
-        return _included(self.run.records.description(self.key))
-
-    def read(self) -> Progress | None:
-        """The committed sums, or None.
-
-        Raises:
-            CorruptDataError: they are damaged.
-        """
+    def snapshot(self) -> Snapshot | None:
+        """What the lane holds now, or None; reads no sums."""
         description = self.run.records.description(self.key)
-        if description is None:
-            return None
-        try:
-            names, folds = list(description["arrays"]), int(description["folds"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptDataError(
-                "The description of partial sums is not readable.",
-                expected="entries 'arrays' and 'folds'",
-                got=repr(error),
-                where=self.key,
-                remedy="delete the folder and run `streamsparse accumulate` again",
-            ) from error
-        store = self.run.store
-        parts = tuple(at_once(store, lambda fold: self._fold(description, names, fold), range(folds)))
-        return Progress(parts, _included(description))
+        return None if description is None else Snapshot(self.run, self.key, description)
 
-    def fold(self, number: int) -> dict[str, Tensor]:
-        """The committed sums of one fold."""
-        description = self.run.records.description(self.key) or {}
-        return self._fold(description, list(description.get("arrays", ())), number)
-
-    def _fold(self, description: dict[str, Any], names: Sequence[str], fold: int) -> dict[str, Tensor]:
-        records = self.run.records
-        found = at_once(self.run.store, lambda name: records.array(self.key, description, name, fold), names)
-        return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+    def replaced(self, snapshot: Snapshot | None) -> bool:
+        """Whether somebody has written the lane since."""
+        now = self.run.records.description(self.key) or {}
+        return now.get("generation") != ({} if snapshot is None else snapshot.description).get("generation")
 
     def write(self, folds: Sequence[Mapping[str, Tensor]], included: Included) -> None:
         """Replace the sums and the list of their batches as one step."""
@@ -103,11 +102,6 @@ def batch_name(batch: Batch) -> str:
 def included_digest(batch: Batch) -> str:
     """What a lane remembers of a batch's images."""
     return batch.digest[:16]
-
-
-def _included(description: Mapping[str, Any] | None) -> Included:
-    found = {} if description is None else description.get("included", {})
-    return dict(found)
 
 
 def _fold_chunks(shape: tuple[int, ...]) -> tuple[int, ...]:

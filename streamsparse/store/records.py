@@ -9,6 +9,7 @@ worker behind a broken network) can at worst put back an older whole record, nev
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,10 @@ class Draft:
         documents = Documents(self.store)
         key = f"{self.key}/{layout.RECORD}"
         before = documents.read_json(key) if not alone else None
-        document = {**description, "arrays": sorted(names), "generation": self.generation}
+        names = sorted(names)
+        found = at_once(self.store, lambda name: _digest(documents, f"{self.key}/{self.generation}/{name}"), names)
+        metadata = dict(zip(names, found, strict=True))
+        document = {**description, "arrays": names, "metadata": metadata, "generation": self.generation}
         documents.write_json(key, document)
         if alone:
             others = [name for name in documents.names(self.key) if _GENERATION.fullmatch(name)]
@@ -163,6 +167,12 @@ class Records:
         """
         where = f"{key}/{name}"
         path = f"{key}/{description.get('generation')}/{name}"
+        expected = (description.get("metadata") or {}).get(name)
+        if _digest(self._documents, path) != expected:  # a checksum covers bytes, not what zarr.json makes of them
+            raise CorruptDataError(
+                "The metadata of an array is missing or damaged.", expected=f"zarr.json with SHA-256 {expected}",
+                got="another, or none", where=where, remedy=_REMEDY,
+            )  # fmt: skip
         with storage_errors(where):
             try:
                 array = zarr.open_array(self._store, path=path, mode="r")
@@ -177,7 +187,12 @@ class Records:
             return np.asarray(array[...] if part is None else array[part])
 
 
-_OWN = ("arrays", "generation")
+_OWN = ("arrays", "metadata", "generation")
+
+
+def _digest(documents: Documents, path: str) -> str:
+    """SHA-256 of an array's metadata document."""
+    return hashlib.sha256(documents.read(f"{path}/zarr.json") or b"").hexdigest()
 
 
 def _names(description: dict[str, Any], key: str) -> list[str]:

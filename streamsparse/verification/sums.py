@@ -82,10 +82,10 @@ def check_lanes(subject: Subject, findings: Findings) -> None:
     with reporting("verify partial sums", len(keys), "lanes", subject.on_event) as advance:
         for key in keys:
             with findings.guarding(key, remedy):
-                lane = Lane(subject.run, key)
-                lane.included()
-                for fold in range(int((subject.run.records.description(key) or {})["folds"])):
-                    broken = [name for name, values in lane.fold(fold).items() if not bool(values.isfinite().all())]
+                snapshot = Lane(subject.run, key).snapshot()
+                for fold in range(0 if snapshot is None else int(snapshot.description["folds"])):
+                    sums = {} if snapshot is None else snapshot.fold(fold)
+                    broken = [name for name, values in sums.items() if not bool(values.isfinite().all())]
                     findings.expect(
                         not broken, f"{key}, fold {fold}", "Partial sums are not finite.",
                         expected="finite values", got=f"NaN or infinity in {', '.join(broken)}", remedy=remedy,
