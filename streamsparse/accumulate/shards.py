@@ -26,7 +26,8 @@ def merge_shards(run: Run, stream: str, on_event: OnEvent) -> AccumulateReport:
     """
     started = perf_counter()
     shards = _complete_shards(run, stream)
-    identity = json.dumps([[shard.plan.digest, shard.batches()] for shard in shards])
+    products = shards[0].state().products
+    identity = json.dumps([[shard.plan.digest, shard.batches(), products] for shard in shards])
     source = hashlib.sha256(identity.encode()).hexdigest()
     statistics, layers = Statistics(run, stream), shards[0].plan.layers
     images = sum(shard.plan.images for shard in shards)
@@ -37,7 +38,8 @@ def merge_shards(run: Run, stream: str, on_event: OnEvent) -> AccumulateReport:
     with reporting("accumulate", len(layers), "layers", on_event) as advance:
         for layer in layers:
             sums = reduce(merge_folds, (shard.layer(layer.geometry.layer) for shard in shards))
-            statistics.write(layer.geometry, sums, {"source": source, "images": images, "stream": stream})
+            about = {"source": source, "images": images, "stream": stream, "products": products}
+            statistics.write(layer.geometry, sums, about)
             advance(1)
     patches = sum(layer.geometry.patches_per_image * layer.calls for layer in layers) * images
     return AccumulateReport(len(layers), 0, images, patches, perf_counter() - started)
@@ -74,6 +76,15 @@ def _complete_shards(run: Run, stream: str) -> list[Partials]:
             got=sorted(counts),
             where=run.url,
             remedy="capture again with --overwrite and the same N in every --shard I/N",
+        )
+    settings = {(state.folds, state.products) for state in (shard.state() for shard in shards)}
+    if len(settings) > 1:
+        raise RunMismatchError(
+            "The shards of this capture were summed in different ways.",
+            expected="one number of folds and one precision of products",
+            got="; ".join(f"{folds} folds, {products} products" for folds, products in sorted(settings)),
+            where=run.url,
+            remedy="capture again with --overwrite and the same --folds and --products for every shard",
         )
     finished = [shard for shard in shards if shard.batches() == shard.plan.batches]
     expected = counts.pop() if counts else 1

@@ -24,7 +24,7 @@ from streamsparse.capture.taps import hooked, wrong_calls
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.kernels.folds import FoldSums
-from streamsparse.kernels.precision import ProductDtype
+from streamsparse.kernels.precision import ProductDtype, precision_of
 from streamsparse.store import Run
 from streamsparse.store.growing import GrowingSums
 from streamsparse.store.partials import Partials, Progress
@@ -83,7 +83,7 @@ def sum_stream(
         ModelError: a layer's outputs are not what they were on the first images, see `capture.own_outputs`.
     """
     partials = Partials(run, plan)
-    done, digest = _resumed(partials, images, folds)
+    done, digest = _resumed(partials, images, folds, precision_of(product_dtype).name)
     reused = _images_in(plan, done)
     if reused:
         on_event(Reused("capture", f"the sums of {reused:,} of {plan.images:,} images"))
@@ -141,7 +141,7 @@ class _CommitClock:
         self._due_at = ended + max(COMMIT_SECONDS, _WORK_PER_COMMIT * (ended - started))
 
 
-def _resumed(partials: Partials, images: Images, folds: int) -> tuple[int, str]:
+def _resumed(partials: Partials, images: Images, folds: int, products: str) -> tuple[int, str]:
     """Batches that an earlier call committed, and the digest of the first; 0 and "" if there are none.
 
     Raises:
@@ -150,19 +150,21 @@ def _resumed(partials: Partials, images: Images, folds: int) -> tuple[int, str]:
     plan, begun = partials.plan, partials.begun_with()
     if begun is None:
         return 0, ""
-    batches, first_digest, folds_begun = partials.state()
-    held = batches * plan.batch_images  # of whole batches
+    state = partials.state()
+    held = state.batches * plan.batch_images  # of whole batches
     grown = begun == replace(plan, images=begun.images) and held <= min(begun.images, plan.images)
     first = batch_digest(next(images.batches([_positions(plan, 0)])))
-    if not (begun == plan or grown) or first != first_digest or folds != folds_begun:
+    same = (first, folds, products) == (state.first_digest, state.folds, state.products)
+    if not (begun == plan or grown) or not same:
         raise RunMismatchError(
             "This shard was begun with other images or settings.",
-            expected="the batch size, folds, shards and images that it was begun with",
-            got="others",
+            expected=f"the batch size, shards and images that it was begun with, {state.folds} folds and "
+            f"{state.products} products",
+            got=f"others, or {folds} folds and {products} products",
             where=partials.prefix,
             remedy="repeat the first settings to resume, pass --overwrite to start anew, or choose another RUN",
         )
-    return batches, first_digest
+    return state.batches, state.first_digest
 
 
 class _Adding:
@@ -194,7 +196,8 @@ class _Adding:
 
     def progress(self, batches: int, first_digest: str, advance: Callable[[int], None] | None = None) -> Progress:
         """What is to be committed; calls `advance` with 1 for every layer that is taken."""
-        return Progress(batches, first_digest, _Checked(self._sums, advance))
+        products = precision_of(self._product_dtype).name
+        return Progress(batches, first_digest, products, _Checked(self._sums, advance))
 
     def add(self, batch: Tensor, first_image: int) -> None:
         """Add a batch on the model's device, whose first image is number `first_image` of the run."""

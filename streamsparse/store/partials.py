@@ -28,12 +28,29 @@ class Progress:
     Attributes:
         batches: the first so many batches of the shard are in the sums.
         first_digest: SHA-256 of the shard's first input batch.
+        products: precision of the products.
         sums: by layer, in a mapping that may make them when asked.
     """
 
     batches: int
     first_digest: str
+    products: str
     sums: Mapping[str, GrowingSums]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the committed sums of a shard are; zeros and nothing if there are none.
+
+    Attributes:
+        batches, first_digest, products: see `Progress`.
+        folds: of the sums.
+    """
+
+    batches: int
+    first_digest: str
+    folds: int
+    products: str
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,17 @@ class Partials:
         found = self._document()
         return 0 if found is None else int(found["batches"])
 
-    def state(self) -> tuple[int, str, int]:
-        """Batches in the committed sums, SHA-256 of the first input batch, and folds; reads no sums."""
-        found = self._document() or {"batches": 0, "first_digest": "", "slot": ""}
+    def state(self) -> State:
+        """Of the committed sums; reads no sums."""
+        found = self._document() or {}
         layer = layout.part(self.plan.layers[0].geometry.layer)
-        about = self.run.records.description(f"{self.prefix}/{found['slot']}/{layer}") or {}
-        return int(found["batches"]), str(found["first_digest"]), int(about.get("folds", 0))
+        about = self.run.records.description(f"{self.prefix}/{found.get('slot')}/{layer}") or {}
+        return State(
+            batches=int(found.get("batches", 0)),
+            first_digest=str(found.get("first_digest", "")),
+            folds=int(about.get("folds", 0)),
+            products=str(found.get("products", "")),
+        )
 
     def write(self, progress: Progress) -> None:
         """Commit new sums into the slot that is not in use, then point to it."""
@@ -75,6 +97,7 @@ class Partials:
             "slot": slot,
             "batches": progress.batches,
             "first_digest": progress.first_digest,
+            "products": progress.products,
             "plan": self.plan.to_json(),
         }
         self.run.documents.write_json(self._key, document)

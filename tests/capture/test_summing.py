@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,19 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path, model: nn.Module, 
     with pytest.raises(NonFiniteError, match="layer '3'"):
         ss.capture(model, images, tmp_path / "run", settings=SINK)
     assert not shards_with_partials(Run.at(tmp_path / "run"), "original")
+
+
+def test_other_products_do_not_join(tmp_path: Path, model: nn.Module, images: Tensor) -> None:
+    """Neither on resuming nor from another shard."""
+    run = Run.at(tmp_path / "run")
+    first, other = ({"shards": 2, "products": name} for name in ("float64", "float32"))
+    ss.capture(model, images, run, settings=replace(SINK, shard=0, **first))
+    with pytest.raises(RunMismatchError, match="other images or settings"):
+        ss.capture(model, images, run, settings=replace(SINK, shard=0, **other))
+    ss.capture(model, images, run, settings=replace(SINK, shard=1, **other))
+    with pytest.raises(RunMismatchError, match="summed in different ways"):
+        ss.accumulate(run)
+    ss.capture(model, images, run, settings=replace(SINK, **first), overwrite=True)
+    ss.capture(model, images, run, settings=replace(SINK, shard=1, **first))
+    ss.accumulate(run)
+    assert {(Statistics(run).description(layer) or {})["products"] for layer in Statistics(run)} == {"float64"}
