@@ -19,6 +19,7 @@ import psutil
 
 from streamsparse.errors import MemoryLimitError, UsageError
 from streamsparse.kernels.gram_blocks import GramBlock, block_bytes, finished_shapes, split_blocks
+from streamsparse.kernels.gram_plan import gram_plan
 from streamsparse.store.records import CHUNK_BYTES
 from streamsparse.store.stream import SIDES, CapturedLayer, StreamPlan
 
@@ -170,7 +171,8 @@ def task_bytes(
     of_fold = block_bytes(geometry, block)
     finished = 8 * sum(prod(shape) for shape in finished_shapes(geometry, block).values())
     chunk = min(CHUNK_BYTES, max(of_fold, finished))
-    summing = (READ_AHEAD + 1) * 2 * piece + max(copies, _one_image(layer))
+    converted = min(max(copies, _one_image(layer)), 8 * images * gram_plan(geometry).numbers_per_image)
+    summing = (READ_AHEAD + 1) * 2 * piece + converted
     finishing = max(of_fold, 3 * finished) + 3 * chunk
     return int(_SLACK * (folds * of_fold + max(summing, finishing)))
 

@@ -11,7 +11,7 @@ import torch
 
 from streamsparse.accumulate import AccumulateSettings, accumulate, plan_accumulation
 from streamsparse.accumulate import task as task_module
-from streamsparse.accumulate.memory import LEAST_CHANNELS, LEAST_COPY_BYTES, Resources, cut_layer
+from streamsparse.accumulate.memory import LEAST_CHANNELS, Resources, cut_layer
 from streamsparse.accumulate.stage import begin_sums, earlier_cuts
 from streamsparse.accumulate.task import FinishTask, draft_of, finish_lanes, sum_lane
 from streamsparse.capture import CaptureSettings, capture
@@ -141,18 +141,22 @@ def test_tasks_cover_every_batch_once_in_order(tmp_path: Path, workers: int) -> 
 def test_a_layer_is_cut_as_finely_as_its_memory_demands(tmp_path: Path) -> None:
     reader = captured_run(tmp_path).reader()
     layer = reader.layers["fc1"]
-    cut = cut_layer(layer, reader.example_plan, 4, Resources())
-    assert len(cut.blocks) == 1
-    sizes = [(cut.channels, cut.copy_bytes)]
-    while sizes[-1] > (LEAST_CHANNELS, LEAST_COPY_BYTES):
-        limit = cut.task_bytes - 1
-        cut = cut_layer(layer, reader.example_plan, 4, Resources(limit_bytes=1000 + limit, process_bytes=1000))
-        assert cut.task_bytes <= limit
-        sizes.append((cut.channels, cut.copy_bytes))
-    assert sizes == sorted(sizes, reverse=True)
+    cuts = [cut_layer(layer, reader.example_plan, 4, Resources())]
+    assert len(cuts[0].blocks) == 1
+
+    def cut_finer() -> None:
+        while True:
+            limit = cuts[-1].task_bytes - 1
+            resources = Resources(limit_bytes=1000 + limit, process_bytes=1000)
+            cuts.append(cut_layer(layer, reader.example_plan, 4, resources))
+            assert cuts[-1].task_bytes <= limit
+
     with pytest.raises(MemoryLimitError) as raised:
-        cut_layer(layer, reader.example_plan, 4, Resources(limit_bytes=cut.task_bytes - 1))
-    assert f"{cut.task_bytes:,} bytes projected" in str(raised.value.got)
+        cut_finer()
+    assert f"{1000 + cuts[-1].task_bytes:,} bytes projected" in str(raised.value.got)
+    sizes = [cut.channels for cut in cuts]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] <= LEAST_CHANNELS < sizes[0]
 
 
 def test_a_killed_accumulation_is_gone_on_with_as_it_was_cut(tmp_path: Path) -> None:
