@@ -28,7 +28,6 @@ LEAST_COPY_BYTES = 16 * 2**20
 LEAST_CHANNELS = 8
 READ_AHEAD = 1
 GROWTH_BYTES = 64 * 2**20
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _SLACK = 1.05
 
 
@@ -66,15 +65,12 @@ def process_bytes() -> int:
 
 
 def return_freed_memory() -> None:
-    """Have the C library give large blocks back to the system as soon as they are freed (glibc; else nothing).
+    """Have the C library give what it keeps for later back to the system (glibc; else nothing).
 
-    By default glibc keeps blocks of up to 32 MiB for later, and a process grows to several times what it holds.
+    Between the phases of a task, whose blocks differ in size: kept ones would add up.
     """
     with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for option, threshold in ((_TRIM_THRESHOLD, 2**17), (_MMAP_THRESHOLD, 2**20)):
-            library.mallopt(option, threshold)
-        library.malloc_trim(0)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

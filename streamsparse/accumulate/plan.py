@@ -77,7 +77,7 @@ class LaneTask:
         folds, product_dtype: see `AccumulateSettings`.
         images_per_read, copy_bytes: see `Cut`.
         direct: no other lane: write the statistics when all batches are in.
-        lean: give freed memory back at once; a little slower.
+        lean: give freed memory back between the phases of the task.
     """
 
     run_url: str

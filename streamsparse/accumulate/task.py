@@ -122,6 +122,8 @@ def draft_of(run: Run, task: LaneTask) -> StatisticsDraft:
 
 def _write(draft: StatisticsDraft, task: LaneTask, folds: Sequence[BlockSums]) -> None:
     for number, part in enumerate(folds):
+        if task.lean:
+            return_freed_memory()
         draft.put(number, task.block, finish_block(part, task.layer.geometry, task.block))
     draft.note(task.block)
 
