@@ -16,12 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from streamsparse.kernels.shift_terms import Axis, Terms, shift_terms
+from streamsparse.kernels.shift_terms import Axis, Terms, as_slice, shift_terms
 from streamsparse.types import LayerGeometry
 
 COPY = 40
 WIDE = 14
 CALL = 20_000
+
+Window = tuple[slice, slice]
+"""Positions of an image: rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class GramPlan:
         terms: the products to sum; for "patches" a single one, of the patches with themselves.
         images_innermost: rows are laid out (channels, height, width, images), which copies windows of narrow maps
             in long runs; otherwise (channels, images, height, width), which is copied fastest from images.
-        numbers_per_image: numbers held at once per image, to bound a block of images.
+        numbers_per_image: numbers held at once per image by one thread, to bound a block of images.
+        numbers_per_thread: those of them that every thread of a block has for itself, where terms are shared out.
     """
 
     method: str
@@ -44,6 +48,23 @@ class GramPlan:
     terms: Terms
     images_innermost: bool
     numbers_per_image: int
+    numbers_per_thread: int
+
+    @property
+    def single(self) -> bool:
+        """One product of the inputs with themselves is the Gram."""
+        return self.method == "patches" or self.rows.taps == 1 == self.columns.taps
+
+    def tap_windows(self) -> dict[int, tuple[Window, Window]]:
+        """By tap, the inputs that it sees and the outputs that see them; not the taps that see only padding."""
+        found = {}
+        for tap in range(self.rows.taps * self.columns.taps):
+            y, x = divmod(tap, self.columns.taps)
+            height, width = self.rows.output_run(y, y), self.columns.output_run(x, x)
+            if height and width:
+                seen = as_slice(self.rows.inputs_seen(y, height)), as_slice(self.columns.inputs_seen(x, width))
+                found[tap] = seen, (as_slice(height), as_slice(width))
+        return found
 
 
 @cache
@@ -56,10 +77,11 @@ def gram_plan(geometry: LayerGeometry) -> GramPlan:
     unfolded = geometry.groups * geometry.columns * rows.outputs * columns.outputs
     held = 2 * inputs + 3 * outputs  # converted, as rows, and a window of the responses
     innermost = columns.size < WIDE and geometry.kind != "linear" and not _pointwise(geometry)
+    windows = 3 * max(inputs, outputs) if geometry.taps > 1 else 3 * inputs  # two windows, one repacked
     if geometry.taps == 1 or shift_cost(geometry, terms) <= patch_cost(geometry):
-        return GramPlan("shifts", rows, columns, terms, innermost, held + 3 * inputs)  # two windows, one repacked
+        return GramPlan("shifts", rows, columns, terms, innermost, held + windows, windows)
     single = shift_terms(_plain(rows.outputs), _plain(columns.outputs))
-    return GramPlan("patches", rows, columns, single, innermost, held + 2 * unfolded)  # patches, repacked
+    return GramPlan("patches", rows, columns, single, innermost, held + 2 * unfolded, 0)  # patches, repacked
 
 
 def axes(geometry: LayerGeometry) -> tuple[Axis, Axis]:

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-SAMPLE = 64
+SAMPLE_RUNS = 8
+SAMPLE_RUN = 8  # neighbours in memory: a cache line or less
 STEADY = 16.0
 FEW = 16
 
@@ -37,31 +38,45 @@ class Pivots:
     values: Float64[Tensor, " pivots"]
 
 
-def subtract_pivots(values: Float[Tensor, "channels ..."]) -> Pivots | None:
-    """Find the channels that hardly vary, and subtract a pivot from each, in place; None if there are none.
+def subtract_pivots(
+    values: Float[Tensor, "channels ..."], *, shared: bool = False
+) -> tuple[Float[Tensor, "channels ..."], Pivots | None]:
+    """Find the channels that hardly vary, and subtract a pivot from each; None if there are none.
 
-    Those are the channels whose squared mean exceeds `STEADY` variances in a sample of `SAMPLE` values; in float64
-    there are none.
+    Those are the channels whose squared mean exceeds `STEADY` variances in a small sample; in float64 there are
+    none.
 
     Args:
-        values: dense.
+        values: dense; changed in place unless shared.
+        shared: others hold these numbers, so a copy is changed.
     """
     if values.dtype == torch.float64 or not values.numel():
-        return None
+        return values, None
     flat = values.view(len(values), -1)
-    step = -(-flat.shape[1] // SAMPLE) | 1  # odd: not always the same image
-    sample = flat[:, ::step]
+    sample = _sample(flat)
     mean = sample.mean(1, keepdim=True)
     steady = mean.squeeze(1).square() > STEADY * (sample - mean).square().mean(1)
     if not bool(steady.any()):
-        return None
+        return values, None
+    if shared:
+        values = values.clone()
+        flat = values.view(len(values), -1)
     channels = steady.nonzero().squeeze(1)
     pivots = mean[channels]  # (pivots, 1)
     if FEW * len(channels) <= len(values):
         flat[channels] -= pivots
     else:  # the line above copies them
         flat -= torch.where(steady[:, None], mean, 0.0)
-    return Pivots(channels, pivots.squeeze(1).double())
+    return values, Pivots(channels, pivots.squeeze(1).double())
+
+
+def _sample(flat: Float[Tensor, "channels positions"]) -> Float[Tensor, "channels sampled"]:
+    """Runs of neighbours, evenly spread."""
+    spread = flat.shape[1] // SAMPLE_RUNS
+    if spread <= SAMPLE_RUN:
+        return flat
+    runs = flat[:, : spread * SAMPLE_RUNS].view(len(flat), SAMPLE_RUNS, spread)[:, :, :SAMPLE_RUN]
+    return runs.reshape(len(flat), -1)
 
 
 def add_pivots(sums: Float64[Tensor, " channels"], pivots: Pivots | None, count: int) -> None:

@@ -6,13 +6,15 @@ Intel's name it is about twice as fast as the BLAS behind `torch.matmul`. Elsewh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from streamsparse.kernels.parallel import Addition
 from streamsparse.kernels.pivots import Pivots, add_correction
 
 SYMMETRIC_BLOCKS = 8
@@ -36,15 +38,50 @@ class Factor:
 
 
 def add_product(total: Float64[Tensor, "groups channels outputs"], first: Factor, second: Factor) -> None:
-    """total += Σ x yᵀ over positions, group by group, in place; of a factor with itself the upper triangle."""
-    add_grouped_product(total, first.values, second.values)
+    """total += Σ x yᵀ over positions, group by group, in place; of a factor with itself the upper triangle.
+
+    Below the diagonal of such a sum only blocks on it are filled; `mirrored` completes it.
+    """
+    for addition in product_additions(total, first, second):
+        addition()
+
+
+def product_additions(
+    total: Float64[Tensor, "groups channels outputs"], first: Factor, second: Factor
+) -> Iterator[Addition]:
+    """`add_product` in two halves: the products are formed when asked for, and added when called."""
+    a, b = first.values, second.values
+    if a.shape[1] == 1 == b.shape[1]:
+        wide = torch.promote_types(a.dtype, torch.float32)
+        yield partial(total.add_, (a.to(wide) * b.to(wide)).sum(-1, keepdim=True))
+    elif a.shape[0] > 1 and a.shape[1] < SMALLEST_PRODUCT:
+        yield partial(total.add_, _batched_product(a, b.transpose(1, 2)))
+    else:
+        for group, rows, others in zip(total, a, b, strict=True):
+            if first is second:
+                yield from _symmetric_additions(group, rows)
+            else:
+                yield partial(group.add_, row_product(rows, others))
     if first.pivots is not None or second.pivots is not None:
         empty = total.new_zeros(0)
         sums = (
             empty if second.pivots is None else first.sums(),
             empty if first.pivots is None else second.sums(),
         )
-        add_correction(total, (first.pivots, second.pivots), sums, first.values.shape[-1])
+        yield partial(add_correction, total, (first.pivots, second.pivots), sums, a.shape[-1])
+
+
+def _symmetric_additions(
+    total: Float64[Tensor, "channels channels"], rows: Float[Tensor, "channels positions"]
+) -> Iterator[Addition]:
+    """Half the products and half the traffic to a large total."""
+    channels = rows.shape[0]
+    blocks = max(1, min(SYMMETRIC_BLOCKS, channels // SMALLEST_BLOCK))
+    size = -(-channels // blocks)
+    for start in range(0, channels, size):
+        yield partial(
+            total[start : start + size, start:].add_, row_product(rows[start : start + size], rows[start:])
+        )
 
 
 def row_product(
@@ -61,42 +98,9 @@ def row_product(
     return first @ second.T
 
 
-def add_symmetric_product(
-    total: Float64[Tensor, "channels channels"], rows: Float[Tensor, "channels positions"]
-) -> None:
-    """total += rows · rowsᵀ in its upper triangle, in place; below the diagonal only blocks on it are filled.
-
-    `mirrored` completes the sum. Half the products and half the traffic to a large total.
-    """
-    channels = rows.shape[0]
-    blocks = max(1, min(SYMMETRIC_BLOCKS, channels // SMALLEST_BLOCK))
-    size = -(-channels // blocks)
-    for start in range(0, channels, size):
-        total[start : start + size, start:] += row_product(rows[start : start + size], rows[start:])
-
-
 def mirrored(total: Float64[Tensor, "... channels channels"]) -> Float64[Tensor, "... channels channels"]:
     """The symmetric matrix with this upper triangle, as a new tensor."""
     return total.triu() + total.triu(1).transpose(-1, -2)
-
-
-def add_grouped_product(
-    total: Float64[Tensor, "groups channels outputs"],
-    first: Float[Tensor, "groups channels positions"],
-    second: Float[Tensor, "groups outputs positions"],
-) -> None:
-    """total += first · secondᵀ group by group, in place; of a product with itself only the upper triangle."""
-    if first.shape[1] == 1 == second.shape[1]:
-        wide = torch.promote_types(first.dtype, torch.float32)
-        total += (first.to(wide) * second.to(wide)).sum(-1, keepdim=True)
-    elif first.shape[0] > 1 and first.shape[1] < SMALLEST_PRODUCT:
-        total += _batched_product(first, second.transpose(1, 2))
-    elif first is second:
-        for group, rows in zip(total, first, strict=True):
-            add_symmetric_product(group, rows)
-    else:
-        for group, *rows in zip(total, first, second, strict=True):
-            group += row_product(*rows)
 
 
 def _batched_product(first: Tensor, second: Tensor) -> Tensor:

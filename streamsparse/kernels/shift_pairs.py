@@ -12,11 +12,14 @@ The square over I ∪ J is never formed.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from streamsparse.kernels.gram_plan import GramPlan, gram_plan
+from streamsparse.kernels.parallel import job_threads, run_jobs
 from streamsparse.kernels.precision import ProductDtype, precision_of
 from streamsparse.kernels.products import add_product
 from streamsparse.kernels.shift_terms import Terms, shift_terms
@@ -47,14 +50,15 @@ def update_pairs(
             (images, channels, ...), or (images, ..., features) for a linear layer.
         geometry: of the whole layer.
         product_dtype: of the products inside one block of images.
-        block_bytes: bound on the copies held at once beside one product (at least one image).
+        block_bytes: bound on the copies held at once beside one product per thread (at least one image).
 
     Raises:
         NonFiniteError: the batch holds NaN or infinity; `products` is then worthless.
     """
     plan, precision = gram_plan(geometry), precision_of(product_dtype)
     widths = products.shape[1], products.shape[2]
-    numbers = 4 * sum(widths) * plan.rows.size * plan.columns.size  # converted, as rows, as windows, repacked
+    # converted, as rows; as windows and repacked by every thread
+    numbers = (2 + 2 * job_threads(first.device)) * sum(widths) * plan.rows.size * plan.columns.size
     step = images_per_block(numbers, 8 * products.numel(), precision.computed, block_bytes)
     with precision.on(first.device):
         for start in range(0, first.shape[0], step):
@@ -70,11 +74,13 @@ def update_pairs(
 
 def _add_pairs(products: Tensor, first: Rows, second: Rows, geometry: LayerGeometry, plan: GramPlan) -> None:
     totals = iter(products)
+    jobs = []
     for term in _terms(geometry).terms:
         here, there = (term.rows.first, term.columns.first), (term.rows.second, term.columns.second)
-        _add_pair(next(totals), first, here, second, there, plan)
+        jobs.append(partial(_add_pair, next(totals), first, here, second, there, plan))
         if not term.unshifted:
-            _add_pair(next(totals), first, there, second, here, plan)
+            jobs.append(partial(_add_pair, next(totals), first, there, second, here, plan))
+    run_jobs(jobs, products.device)
 
 
 def _add_pair(
@@ -85,7 +91,7 @@ def _add_pair(
     second_seen: tuple[slice, slice],
     plan: GramPlan,
 ) -> None:
-    """A function of its own, so that its windows are freed before the next product's are made."""
+    """A job; its windows are freed before its thread makes those of the next."""
     add_product(total.unsqueeze(0), first.window(*first_seen, 1, plan), second.window(*second_seen, 1, plan))
 
 

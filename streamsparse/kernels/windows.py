@@ -70,9 +70,7 @@ class Rows:
 def rows_of(images: Tensor, channels: int, geometry: LayerGeometry, plan: GramPlan, precision: Precision) -> Rows:
     """Convert a block of a layer's inputs (padded, unless with zeros) or outputs."""
     values = dense(images.to(precision.computed), channels, geometry, plan)
-    if values.data_ptr() == images.data_ptr():
-        values = values.clone()
-    pivots = subtract_pivots(values)
+    values, pivots = subtract_pivots(values, shared=values.data_ptr() == images.data_ptr())
     return Rows(precision.rounded(values), pivots, images.shape[0], plan.images_innermost)
 
 

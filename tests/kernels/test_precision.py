@@ -80,7 +80,7 @@ def test_coarse_products_are_those_of_rounded_activations(
     update_shifts(sums, inputs.to(device), outputs.to(device), geometry, product_dtype=name)
     found = {field: values.cpu() for field, values in finish(sums, geometry).tensors().items()}
     sides = (values.transpose(0, 1).clone() for values in (inputs, outputs))
-    steady = any(subtract_pivots(values.contiguous()) is not None for values in sides)
+    steady = any(subtract_pivots(values.contiguous())[1] is not None for values in sides)
     assert_close(found, inputs, outputs, geometry, 2.0 ** -SIGNIFICANT_BITS[name] if steady else 1e-6)
 
 
@@ -97,8 +97,7 @@ def test_differences_from_pivots_and_the_correction_give_the_raw_products(
     x[-2] = mean + spread * x[-2]
     y = torch.randn(2 * groups, 400, generator=generator)
     y[1] += other
-    a, b = x.clone(), y.clone()
-    p, q = subtract_pivots(a), subtract_pivots(b)
+    (a, p), (b, q) = subtract_pivots(x, shared=True), subtract_pivots(y, shared=True)
     assert q is None if other == 0 else q is not None and q.channels.tolist() == [1]
     assert p is not None if abs(mean) > 6 else p is None or abs(mean) > 2 * spread
     grouped = [values.double().view(groups, -1, 400) for values in (a, b, x, y)]
@@ -113,13 +112,19 @@ def test_what_is_far_from_zero_leaves_others_alone() -> None:
     values = torch.randn(3, 1000)
     values[1] += 100
     kept = values.clone()
-    pivots = subtract_pivots(values)
+    shared, _ = subtract_pivots(values, shared=True)
+    assert torch.equal(values, kept)
+    found, pivots = subtract_pivots(values)
     assert pivots is not None
+    assert found is values
+    assert torch.equal(found, shared)
     assert pivots.channels.tolist() == [1]
     assert float(pivots.values) == pytest.approx(100, abs=1)
     assert torch.equal(values[[0, 2]], kept[[0, 2]])
-    assert subtract_pivots(kept.double()) is None
-    assert subtract_pivots(torch.zeros(3, 0)) is None
+    for plain in (kept.double(), torch.zeros(3, 0), kept[[0, 2]]):
+        same, none = subtract_pivots(plain)
+        assert same is plain
+        assert none is None
 
 
 FLAWS = ("none", "dead", "constant", "duplicate", "far", "very far", "rare", "all")
