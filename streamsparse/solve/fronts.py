@@ -135,7 +135,7 @@ def _evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
 
 
 def _interpolated(training: np.ndarray, counts: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    floor = np.finfo(np.float64).tiny
+    floor = 1e-12  # of relative errors: with float32 products an exact fit has none
     ratios = held_out / np.maximum(training[counts], floor)
     every = np.arange(len(training))
     errors: np.ndarray = np.maximum(training, floor) * np.interp(every, counts, ratios)
