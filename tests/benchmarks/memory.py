@@ -164,7 +164,7 @@ def temporary(folder: Path | None) -> Iterator[Path]:
 
 def activations_larger_than_memory(folder: Path | None, quick: bool) -> Iterator[Result]:
     """One process, then two; the same store. A process itself needs 0.4 GiB, which the quick limit leaves out."""
-    channels, size, images, batch = (8, 64, 768, 128) if quick else (32, 64, 7168, 128)
+    channels, size, images, batch = (8, 64, 256, 128) if quick else (32, 64, 7168, 128)
     with temporary(folder) as path:
         run = captured(path / "run", ChannelsNet(channels, 3), Images(images, size), batch)
         limit = quick_limit(run, 128 * 2**20) if quick else GIB

@@ -121,7 +121,7 @@ def accumulated(run: Run, client: Client) -> Round:
 
 def scaling_with_workers(folder: Path | None, quick: bool) -> Iterator[Round]:
     """One worker and two in turns."""
-    divisor, images, batch, rounds = (4, 96, 8, 1) if quick else (1, 768, 32, 3)
+    divisor, images, batch, rounds = (8, 64, 8, 1) if quick else (1, 768, 32, 3)
     torch.manual_seed(0)
     path = Path(tempfile.mkdtemp(dir=folder))
     try:
