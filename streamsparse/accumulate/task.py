@@ -6,6 +6,7 @@ from there. Repeating a task that is done does nothing, and two workers on one t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -116,8 +117,9 @@ def _added(found: Sequence[Snapshot | None], tasks: Sequence[LaneTask]) -> tuple
 
 
 def draft_of(run: Run, task: LaneTask) -> StatisticsDraft:
-    """Where the task's block goes."""
-    return Statistics(run, task.stream).draft(task.layer.geometry, task.folds, task.source[:16], task.channels)
+    """Where the task's block goes: nobody who cuts in another way writes there, however late."""
+    generation = hashlib.sha256(f"{task.source}/{task.channels}".encode()).hexdigest()[:16]
+    return Statistics(run, task.stream).draft(task.layer.geometry, task.folds, generation, task.channels)
 
 
 def _write(draft: StatisticsDraft, task: LaneTask, folds: Sequence[BlockSums]) -> None:

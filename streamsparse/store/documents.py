@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -16,6 +17,10 @@ from streamsparse.store.failures import storage_errors
 
 AT_ONCE = 32
 """Requests on their way at the same time when many documents are read."""
+
+
+_DISTURBED = (errno.ENOENT, errno.ENOTEMPTY)
+"""What deleting a local directory meets when another process deletes or writes in it."""
 
 
 class Documents:
@@ -91,9 +96,14 @@ class Documents:
             return sorted(sync(_collect(self._store.list_prefix, prefix)))
 
     def delete(self, prefix: str) -> None:
-        """Remove everything below `prefix`."""
+        """Remove everything below `prefix`; others may delete there, or write, at the same time."""
         with storage_errors(prefix):
-            sync(self._store.delete_dir(prefix))
+            while True:
+                try:
+                    return sync(self._store.delete_dir(prefix))
+                except OSError as error:
+                    if error.errno not in _DISTURBED:
+                        raise
 
     def delete_key(self, key: str) -> None:
         """Remove one object, if it is there."""

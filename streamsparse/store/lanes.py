@@ -1,8 +1,11 @@
 """Lanes: sums of an accumulation that grow batch by batch and outlive the worker that adds to them.
 
-A lane is a record; its description lists the batches that are in its sums, so neither can be without the other.
-Writers replace it whole. If two work on one lane (a worker that was given up for lost comes back), the later
-writing counts, and it is right whichever it was.
+    LANE/00000004-WRITING/     record: the sums of four batches, and which these are
+    LANE/00000009-WRITING/     a later one; it counts, and whoever commits it deletes those with fewer
+
+Nothing is replaced: the writing with the most batches counts. So a worker that was given up for lost and comes
+back, or a write of it that a network delivers late, cannot undo what others added since; and batches may be
+discarded once a lane holds them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -72,17 +76,30 @@ class Lane:
 
     def snapshot(self) -> Snapshot | None:
         """What the lane holds now, or None; reads no sums."""
-        description = self.run.records.description(self.key)
-        return None if description is None else Snapshot(self.run, self.key, description)
+        names = self.run.documents.names(self.key)
+        while True:
+            found = next(filter(None, map(self._writing, reversed(names))), None)
+            if found is not None and found.key.endswith(names[-1]):
+                return found
+            again = self.run.documents.names(self.key)  # a name without a record: a draft, or it was just deleted
+            if again == names:
+                return found
+            names = again
+
+    def _writing(self, name: str) -> Snapshot | None:
+        key = f"{self.key}/{name}"
+        description = self.run.records.description(key)
+        return None if description is None else Snapshot(self.run, key, description)
 
     def replaced(self, snapshot: Snapshot | None) -> bool:
         """Whether somebody has written the lane since."""
-        now = self.run.records.description(self.key) or {}
-        return now.get("generation") != ({} if snapshot is None else snapshot.description).get("generation")
+        now = self.snapshot()
+        return (now and now.key) != (snapshot and snapshot.key)
 
     def write(self, folds: Sequence[Mapping[str, Tensor]], included: Included) -> None:
-        """Replace the sums and the list of their batches as one step."""
-        draft = self.run.records.draft(self.key)
+        """Commit sums and the list of their batches as one step, and delete what holds fewer."""
+        own = f"{len(included):08d}-{uuid4().hex[:16]}"
+        draft = self.run.records.draft(f"{self.key}/{own}")
 
         def write(name: str) -> None:
             shape = tuple(folds[0][name].shape)
@@ -91,7 +108,11 @@ class Lane:
                 draft.put(name, fold[name].cpu().numpy(), (number,))
 
         at_once(self.run.store, write, folds[0])
-        draft.commit(list(folds[0]), {"folds": len(folds), "included": included}, alone=False)
+        draft.commit(list(folds[0]), {"folds": len(folds), "included": included})
+        for name in self.run.documents.names(self.key):
+            # a draft that is not committed is left to its writer: it would be committed without its sums
+            if name < own and self.run.records.exists(f"{self.key}/{name}"):
+                self.run.documents.delete(f"{self.key}/{name}")
 
 
 def batch_name(batch: Batch) -> str:

@@ -15,7 +15,8 @@
       partials/STREAM/convergence.json                what a capture that stops by itself found at its looks
       partials/STREAM/sums-DIGEST/
         plan.json                                     how an accumulation cut its layers, to go on with after a kill
-        LAYER/BLOCK/lane-NNNN/                        record: growing sums, and the batches that are in them
+        LAYER/BLOCK/lane-NNNN/BATCHES-WRITING/        record: growing sums, and the batches that are in them; the
+                                                      one with the most batches counts
       statistics/STREAM/LAYER/                        record: sums by fold, float64
       solution/fronts/GROUP/                          record: best support for every count, errors
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias

@@ -182,9 +182,11 @@ class Records:
                 raise CorruptDataError(
                     "The metadata of an array is damaged.", got=repr(error), where=where, remedy=_REMEDY
                 ) from error
+            values = np.asarray(array[...] if part is None else array[part])
+            # after reading: a chunk that somebody deletes meanwhile is read as zeros
             if array.nchunks_initialized < array.nchunks:
                 raise _missing(where)
-            return np.asarray(array[...] if part is None else array[part])
+            return values
 
 
 _OWN = ("arrays", "metadata", "generation")

@@ -77,7 +77,7 @@ def check_partials(subject: Subject, findings: Findings) -> None:
 def check_lanes(subject: Subject, findings: Findings) -> None:
     """The growing sums of accumulations that have not finished: readable, finite, with the batches in them."""
     found = [key for key in subject.run.documents.keys("partials/") if key.endswith(f"/{layout.RECORD}")]
-    keys = [key.removesuffix(f"/{layout.RECORD}") for key in found if "/sums-" in key]
+    keys = sorted({key.rsplit("/", 2)[0] for key in found if "/sums-" in key})
     remedy = "delete this folder and run `streamsparse accumulate` again: it sums its batches anew"
     with reporting("verify partial sums", len(keys), "lanes", subject.on_event) as advance:
         for key in keys:
