@@ -13,7 +13,7 @@ from time import monotonic
 
 import torch
 
-from streamsparse.accumulate.memory import return_freed_memory
+from streamsparse.accumulate.memory import keep_freed_memory, return_freed_memory
 from streamsparse.accumulate.plan import LaneTask
 from streamsparse.accumulate.reading import pieces
 from streamsparse.errors import CorruptDataError, StageMissingError
@@ -43,6 +43,7 @@ def sum_lane(run: Run, task: LaneTask, report: Report) -> None:
         CorruptDataError: a chunk or the lane is damaged.
         NonFiniteError: activations that are not finite.
     """
+    keep_freed_memory()
     if task.lean:
         return_freed_memory()
     draft = draft_of(run, task)
