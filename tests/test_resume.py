@@ -148,7 +148,7 @@ def test_killed_between_names_and_resumed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_killed_at_any_time_and_resumed(
     context: ForkServerContext, undisturbed: tuple[Path, int, float], tmp_path: Path, seed: int
 ) -> None:
@@ -166,7 +166,7 @@ def test_killed_at_any_time_and_resumed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(12))
 def test_killed_between_many_names_and_resumed(
     context: ForkServerContext, undisturbed: tuple[Path, int, float], tmp_path: Path, seed: int
 ) -> None:

@@ -232,7 +232,7 @@ def context() -> ForkServerContext:
     return found
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 13))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_kills_on_either_side(context: ForkServerContext, tmp_path: Path, expected: Run, seed: int) -> None:
     """Both sides are killed at random moments and started again until both have finished."""
     path, chosen = tmp_path / "run", random.Random(seed)

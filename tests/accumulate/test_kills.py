@@ -139,7 +139,7 @@ def kill_client(cluster: ClusterProcesses, client: ForkServerProcess, run: Run) 
     finish(cluster, start_and_wait(cluster, run, 0.0))
 
 
-SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9)]
+SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3)]
 
 
 @pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])

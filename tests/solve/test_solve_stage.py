@@ -107,7 +107,8 @@ def test_statistics_that_are_not_complete_are_refused(run: Run) -> None:
 
 @pytest.mark.parametrize("record", ["solution/fronts/conv1/errors", "statistics/original/conv2/gram"])
 def test_damaged_records_are_named(run: Run, record: str) -> None:
-    flip_bit(next(file for file in (Path(run.url) / record / "c").rglob("*") if file.is_file()))
+    key, _, name = record.rpartition("/")
+    flip_bit(next(file for file in (Path(run.url) / key).glob(f"*/{name}/c/**/*") if file.is_file()))
     with pytest.raises(CorruptDataError) as raised:
         solve(run, budget="params=0.4", settings=QUICK)
     assert raised.value.where == record
