@@ -37,7 +37,7 @@ def update_folds(
     outputs: Tensor,
     geometry: LayerGeometry,
     first_image: int,
-    product_dtype: ProductDtype = "float64",
+    product_dtype: ProductDtype = "float32",
 ) -> None:
     """Add consecutive images, the first of them number `first_image` of the run, in place; see `update_shifts`."""
     for fold, part in enumerate(sums):

@@ -95,29 +95,23 @@ class Draft:
         """Remove what was written."""
         Documents(self.store).delete(f"{self.key}/{self.generation}")
 
-    def commit(self, names: Sequence[str], description: dict[str, Any], *, alone: bool = True) -> None:
-        """Switch the record to this draft and drop the one before.
+    def commit(self, names: Sequence[str], description: dict[str, Any]) -> None:
+        """Switch the record to this draft; drop the one before, and drafts that were given up.
 
         Args:
             names: of the arrays.
             description: JSON values.
-            alone: nobody else writes this record now, so drafts that were given up are dropped too.
         """
         documents = Documents(self.store)
         key = f"{self.key}/{layout.RECORD}"
-        before = documents.read_json(key) if not alone else None
         names = sorted(names)
         found = at_once(self.store, lambda name: _digest(documents, f"{self.key}/{self.generation}/{name}"), names)
         metadata = dict(zip(names, found, strict=True))
         document = {**description, "arrays": names, "metadata": metadata, "generation": self.generation}
         documents.write_json(key, document)
-        if alone:
-            others = [name for name in documents.names(self.key) if _GENERATION.fullmatch(name)]
-        else:
-            others = [] if before is None else [before["generation"]]
-        for generation in others:
-            if generation != self.generation:
-                documents.delete(f"{self.key}/{generation}")
+        for name in documents.names(self.key):
+            if _GENERATION.fullmatch(name) and name != self.generation:
+                documents.delete(f"{self.key}/{name}")
 
 
 class Records:

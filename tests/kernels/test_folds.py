@@ -27,7 +27,7 @@ def test_any_chunking_puts_every_image_into_its_fold(folds: int, images: int, cu
     parts = []
     for first, last in itertools.pairwise(edges):
         sums = empty_folds(geometry, folds)
-        update_folds(sums, inputs[first:last], outputs[first:last], geometry, first)
+        update_folds(sums, inputs[first:last], outputs[first:last], geometry, first, "float64")
         parts.append(finish_folds(sums, geometry))
     found = parts[0]
     for part in parts[1:]:
@@ -44,7 +44,7 @@ def test_held_out_moments_are_about_the_training_means() -> None:
     inputs, outputs = torch.randn(20, 3, dtype=torch.float64) + 2, torch.randn(20, 2, dtype=torch.float64) - 1
     geometry = geometry_of(nn.Linear(3, 2).double(), inputs)
     sums = empty_folds(geometry, 4)
-    update_folds(sums, inputs, outputs, geometry, 0)
+    update_folds(sums, inputs, outputs, geometry, 0, "float64")
     training, held_out = split_moments(finish_folds(sums, geometry), 1)
     chosen = np.arange(20) % 4 == 1
     x, y = inputs.numpy(), outputs.numpy()
