@@ -142,13 +142,15 @@ def kill_client(cluster: ClusterProcesses, client: ForkServerProcess, run: Run) 
 SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3)]
 
 
-@pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_a_worker_is_killed(captured: Path, undisturbed: dict[str, np.ndarray], tmp_path: Path, seed: int) -> None:
     chosen = random.Random(seed)
     assert_undisturbed(disturb(captured, tmp_path, chosen, kill_workers(chosen)), undisturbed)
 
 
-@pytest.mark.parametrize("seed", [0, *SLOW_SEEDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
 def test_the_scheduler_is_killed(
     captured: Path, undisturbed: dict[str, np.ndarray], tmp_path: Path, seed: int
 ) -> None:

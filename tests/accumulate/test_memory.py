@@ -16,6 +16,7 @@ def assert_within(result: Result) -> None:
     assert result.projected_bytes <= result.limit_bytes
 
 
+@pytest.mark.slow
 def test_a_layer_is_cut_into_blocks_under_a_tight_limit(tmp_path: Path) -> None:
     [result] = gram_larger_than_memory(tmp_path, quick=True)
     assert_within(result)

@@ -85,7 +85,8 @@ def hosts() -> Iterator[Hosts]:
     found.remove()
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
 def test_the_network_drops(
     hosts: Hosts, captured: Path, undisturbed: dict[str, np.ndarray], tmp_path: Path, seed: int
 ) -> None:
