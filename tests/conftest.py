@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see streamsparse.cli
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many test processes as cores: a pool of threads in each crawls
 
 from hypothesis import HealthCheck, settings
 
