@@ -63,13 +63,14 @@ def run_worker(
     import torch
     from distributed import Worker
 
-    from streamsparse.accumulate import reading, task
+    from streamsparse.accumulate import task
+    from tests.small import batch_by_batch
 
     torch.set_num_threads(1)  # the same bits whoever adds
     task.KEEP_SECONDS = keep_seconds
 
     def pieces(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for piece in reading.pieces(*arguments, **options):
+        for piece in batch_by_batch(*arguments, **options):
             time.sleep(pause_seconds)
             yield piece
 

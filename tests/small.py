@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from streamsparse.accumulate import AccumulateSettings, accumulate
+from streamsparse.accumulate.reading import Piece, pieces
 from streamsparse.capture import CaptureSettings, capture
 from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.statistics import empty, update
 from streamsparse.store import Run
+from streamsparse.store.activations import ActivationReader
+from streamsparse.store.batches import Batch
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import LayerGeometry
 
@@ -218,3 +222,10 @@ def reference_folds(geometry: LayerGeometry, inputs: Tensor, outputs: Tensor, fo
     for fold, part in enumerate(sums):
         update(part, inputs[fold::folds], outputs[fold::folds], geometry)
     return sums
+
+
+def batch_by_batch(
+    reader: ActivationReader, layer: str, calls: int, batches: Sequence[Batch], step: int, **options: Any
+) -> Iterator[Piece]:
+    """In place of `reading.pieces`, whose pieces hold all batches of networks as small as these."""
+    return pieces(reader, layer, calls, batches, min(step, max(batch.images for batch in batches)), **options)

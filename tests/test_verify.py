@@ -25,7 +25,7 @@ from streamsparse.store.statistics import Statistics
 from streamsparse.store.window import discard
 from streamsparse.verification import CHECKS, Findings, Problem, verify_run
 from streamsparse.verification import Subject as Verified
-from tests.small import DAMAGE, SmallNet, build, files_below, flip_bit, random_images, summed_run
+from tests.small import DAMAGE, SmallNet, batch_by_batch, build, files_below, flip_bit, random_images, summed_run
 
 SPEC = f"{__name__}:small_net"
 
@@ -288,6 +288,7 @@ class StopError(Exception):
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_sums_of_an_accumulation_that_was_stopped(run: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(task, "pieces", batch_by_batch)
     shutil.rmtree(run / "statistics")
     batches = 0
 

@@ -163,10 +163,13 @@ def _largest(layer: CapturedLayer, blocks: tuple[GramBlock, ...]) -> list[GramBl
 
 
 def images_per_read(layer: CapturedLayer, stream: StreamPlan, most_bytes: int) -> int:
-    """Whole chunks of both sides: as many as `most_bytes` hold, at least one of each, at most a batch."""
+    """As many whole batches as `most_bytes` hold, or of a batch that is larger whole chunks of both sides."""
     chunks = lcm(*(stream.chunk_images(layer, side) for side in SIDES))
-    held = chunks * sum(prod(layer.shape(side)) for side in SIDES) * np.dtype(stream.dtype).itemsize
-    return min(stream.batch_images, chunks * max(1, most_bytes // held))
+    image = sum(prod(layer.shape(side)) for side in SIDES) * np.dtype(stream.dtype).itemsize
+    batches = most_bytes // (image * stream.batch_images)
+    if batches:
+        return int(batches * stream.batch_images)
+    return min(stream.batch_images, chunks * max(1, most_bytes // (image * chunks)))
 
 
 def task_bytes(

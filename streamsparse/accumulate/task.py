@@ -60,19 +60,23 @@ def sum_lane(run: Run, task: LaneTask, report: Report) -> None:
     kept_at = monotonic()
     reader, geometry = run.reader(task.stream), task.layer.geometry
     outputs = task.block.diagonal
-    for piece in pieces(reader, geometry.layer, task.layer.calls, todo, task.images_per_read, outputs=outputs):
+    there = set(task.batches) - set(todo)
+    for piece in pieces(
+        reader, geometry.layer, task.layer.calls, task.batches, task.images_per_read, outputs=outputs, skipped=there
+    ):
         inputs = torch.from_numpy(piece.inputs)
         responses = None if piece.outputs is None else torch.from_numpy(piece.outputs)
         update_block_folds(
             folds, inputs, responses, geometry, task.block, piece.first_image, task.product_dtype,
             task.copy_bytes,
         )  # fmt: skip
-        if piece.ends_batch:
-            included[batch_name(piece.batch)] = included_digest(piece.batch)
-            report(piece.batch.images)
-            if monotonic() - kept_at > KEEP_SECONDS and piece.batch is not todo[-1]:
-                lane.write([part.tensors() for part in folds], included)
-                kept_at = monotonic()
+        for batch in piece.whole:
+            included[batch_name(batch)] = included_digest(batch)
+            report(batch.images)
+        more = piece.whole and piece.whole[-1] is not todo[-1]
+        if more and monotonic() - kept_at > KEEP_SECONDS:
+            lane.write([part.tensors() for part in folds], included)
+            kept_at = monotonic()
     if task.direct:
         _write(draft, task, folds)
     else:

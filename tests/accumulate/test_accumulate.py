@@ -28,6 +28,7 @@ from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
 from tests.small import (
     SmallNet,
+    batch_by_batch,
     build,
     captured_run,
     files_below,
@@ -212,6 +213,7 @@ def test_a_batch_that_was_captured_anew_is_not_added_to_old_sums(tmp_path: Path)
 def test_long_tasks_keep_their_sums_as_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after some batches, the task goes on behind the last that was kept, and the sums are the same bits."""
     monkeypatch.setattr(task_module, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(task_module, "pieces", batch_by_batch)
     run = captured_run(tmp_path, images=50, batch=5)
     reader = run.reader()
     plan = plan_accumulation(run.url, reader, reader.require_complete(), SETTINGS)

@@ -20,12 +20,18 @@ import numpy as np
 import pytest
 import torch
 
-from streamsparse.accumulate import AccumulatePlan, AccumulateSettings, accumulate_stream, plan_accumulation
+from streamsparse.accumulate import (
+    AccumulatePlan,
+    AccumulateSettings,
+    accumulate_stream,
+    plan_accumulation,
+    task,
+)
 from streamsparse.accumulate.stage import begin_sums
 from streamsparse.store import Run
 from streamsparse.verification import verify_run
 from tests.cluster_processes import ClusterProcesses, cluster_processes, kill
-from tests.small import captured_run, largest_difference, statistics_arrays
+from tests.small import batch_by_batch, captured_run, largest_difference, statistics_arrays
 
 FOLDS, IMAGES, BATCH_IMAGES = 4, 60, 4
 CUTS = {"conv2": [3, 3], "fc1": [36, 4], "fc2": [12, 2]}
@@ -61,7 +67,9 @@ def undisturbed(captured: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run = begin(captured, tmp_path_factory.mktemp("undisturbed") / "run")
-    accumulate_stream(run, plan_of(run))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "pieces", batch_by_batch)
+        accumulate_stream(run, plan_of(run))
     torch.set_num_threads(threads)
     return statistics_arrays(run)
 

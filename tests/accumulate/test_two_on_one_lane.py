@@ -29,7 +29,15 @@ from streamsparse.store.documents import Documents
 from streamsparse.store.lanes import Included, Lane, batch_name
 from streamsparse.store.records import Draft, Records
 from tests.cluster_processes import fork_server
-from tests.small import SmallNet, build, captured_run, largest_difference, random_images, statistics_arrays
+from tests.small import (
+    SmallNet,
+    batch_by_batch,
+    build,
+    captured_run,
+    largest_difference,
+    random_images,
+    statistics_arrays,
+)
 
 DOCUMENTED = 1e-12
 ACCESSES = (
@@ -68,6 +76,7 @@ def before_access(number: int, strike: Callable[[], None]) -> Iterator[list[int]
 @pytest.fixture(autouse=True)
 def keep_after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_module, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(task_module, "pieces", batch_by_batch)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +201,7 @@ def sum_slowly(task: LaneTask, seed: int, longest_seconds: float) -> None:
     """In a process of its own, with a pause after every batch."""
     chosen = random.Random(seed)
     task_module.KEEP_SECONDS = 0.0
+    vars(task_module)["pieces"] = batch_by_batch
     sum_lane(Run.at(task.run_url), task, lambda _: time.sleep(chosen.uniform(0, longest_seconds)))
 
 
