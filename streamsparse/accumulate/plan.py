@@ -19,21 +19,18 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import prod
 
+from streamsparse.accumulate.costs import layer_cost, write_cost
 from streamsparse.accumulate.memory import Cut, Resources, cut_layer
 from streamsparse.errors import UsageError
 from streamsparse.kernels.gram_blocks import GramBlock
-from streamsparse.kernels.gram_plan import axes, patch_cost, shift_cost
 from streamsparse.kernels.precision import PRECISIONS
-from streamsparse.kernels.shift_terms import shift_terms
 from streamsparse.store import layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.batches import Batch
 from streamsparse.store.stream import SIDES, CapturedLayer
-from streamsparse.types import LayerGeometry
 
 _TASKS_PER_WORKER = 3
 _MOST_LANES = 32
-_READ_COST = 40  # multiply-adds that are as expensive as a number read
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class LayerPlan:
         tasks: by block, then lane.
         source: SHA-256 over the batches and settings: statistics with the same source are the same.
         read_bytes: raw activations to be read, as often as blocks need them.
-        cost: of one task, in multiply-adds.
+        cost: of one task with what it writes, in multiply-adds.
     """
 
     layer: CapturedLayer
@@ -212,7 +209,8 @@ def plan_accumulation(
     sums = layout.sums_prefix(reader.stream, sums_digest(reader, settings))
     earlier, source = earlier or {}, source_of(batches, settings)
     costs = {name: images * layer_cost(layer) for name, layer in reader.layers.items()}
-    share = sum(costs.values()) / (_TASKS_PER_WORKER * resources.workers)
+    writing = {name: settings.folds * write_cost(layer) for name, layer in reader.layers.items()}
+    share = (sum(costs.values()) + sum(writing.values())) / (_TASKS_PER_WORKER * resources.workers)
     layers = []
     for name, layer in reader.layers.items():
         before = tuple(earlier.get(name, ()))
@@ -225,9 +223,8 @@ def plan_accumulation(
         task = _first_task(run_url, reader.stream, layer, cut, settings)
         task = replace(task, sums=sums, source=source, direct=lanes == 1 and not single_lane)
         tasks = _tasks(task, cut.blocks, lanes, batches)
-        layers.append(
-            LayerPlan(layer, cut, tasks, source, _read_bytes(layer, reader, images, cut), costs[name] / len(tasks))
-        )
+        cost = costs[name] / len(tasks) + writing[name] / len(cut.blocks)
+        layers.append(LayerPlan(layer, cut, tasks, source, _read_bytes(layer, reader, images, cut), cost))
     return AccumulatePlan(reader.stream, images, settings, resources, sums, tuple(layers))
 
 
@@ -267,14 +264,6 @@ def _read_bytes(layer: CapturedLayer, reader: ActivationReader, images: int, cut
     per_image = [layer.calls * prod(layer.shape(side)) * itemsize for side in SIDES]
     diagonal = sum(block.diagonal for block in cut.blocks)
     return images * (per_image[0] * len(cut.blocks) + per_image[1] * diagonal)
-
-
-def layer_cost(layer: CapturedLayer) -> float:
-    """Multiply-adds, and what is as expensive, of one image."""
-    geometry: LayerGeometry = layer.geometry
-    products = min(shift_cost(geometry, shift_terms(*axes(geometry))), patch_cost(geometry))
-    cross = geometry.patches_per_image * geometry.columns * geometry.out_channels
-    return layer.calls * (products + cross + _READ_COST * sum(prod(layer.shape(side)) for side in SIDES))
 
 
 def sums_digest(reader: ActivationReader, settings: AccumulateSettings) -> str:
