@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamsparse.accumulate import AccumulateSettings, accumulate, plan_accumulation
+from streamsparse.accumulate import AccumulateSettings, accumulate, costs, plan_accumulation
 from streamsparse.accumulate import task as task_module
 from streamsparse.accumulate.memory import LEAST_CHANNELS, Resources, cut_layer
 from streamsparse.accumulate.stage import begin_sums, earlier_cuts
@@ -125,7 +125,10 @@ def test_settings_are_checked(settings: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7, 100])
-def test_tasks_cover_every_batch_once_in_order(tmp_path: Path, workers: int) -> None:
+def test_tasks_cover_every_batch_once_in_order(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "_WRITE_COST", 0)  # as if there were many more images
     run = captured_run(tmp_path, images=50, batch=2)
     reader = run.reader()
     batches = reader.require_complete()
@@ -137,6 +140,14 @@ def test_tasks_cover_every_batch_once_in_order(tmp_path: Path, workers: int) -> 
     assert sum(len(layer.tasks) for layer in plan.layers) >= min(workers, len(batches))
     raw = sum(layer.read_bytes for layer in plan.layers)
     assert raw == sum(plan.raw_bytes for plan in reader.plans.values())
+
+
+def test_layers_whose_sums_take_longer_to_write_than_to_sum_are_not_split(tmp_path: Path) -> None:
+    reader = captured_run(tmp_path, images=50, batch=2).reader()
+    plan = plan_accumulation("memory://", reader, reader.require_complete(), SETTINGS, Resources(7))
+    tasks = {layer.name: len(layer.tasks) for layer in plan.layers}
+    assert tasks["fc1"] == 1
+    assert tasks["conv2"] > 1
 
 
 def test_a_layer_is_cut_as_finely_as_its_memory_demands(tmp_path: Path) -> None:
