@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamsparse.cli import accumulating, capturing, inspecting, merging, results, solving
+from streamsparse.cli import accumulating, capturing, inspecting, merging, refitting, results, solving
 
 app = typer.Typer(
     name="streamsparse",
@@ -22,7 +22,7 @@ app.command("prune")(capturing.prune)
 app.command("capture")(capturing.capture)
 app.command("accumulate")(accumulating.accumulate)
 app.command("solve")(solving.solve)
-app.command("refit")(solving.refit)
+app.command("refit")(refitting.refit)
 app.command("write")(results.write)
 app.command("evaluate")(results.evaluate)
 app.command("inspect")(inspecting.inspect)

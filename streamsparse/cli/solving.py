@@ -1,10 +1,8 @@
-"""Commands between the statistics and the weights: solve, refit."""
+"""The command between the statistics and the choice of channels: solve."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say
@@ -71,63 +69,6 @@ def _show_solve_plan(run: str, as_json: bool) -> None:
         return
     columns = {"group": "left", "channels": "right", "consumer": "left", "columns": "right", "statistics": "left"}
     print_table("Regressions to solve", columns, rows)
-
-
-def refit(
-    run: o.RunArgument,
-    data: Annotated[
-        str | None, typer.Option("--data", help="The capture's data; as in the run if left out.")
-    ] = None,
-    stages: o.Stages = None,
-    batch_size: o.BatchSize = 250,
-    device: o.Device = "cpu",
-    threads: o.Threads = None,
-    as_json: o.Json = False,
-    dry_run: o.DryRun = False,
-) -> None:
-    """Re-estimate the solution's weights in order: each layer sees what the pruned layers before it produce.
-
-    Takes one more pass over the calibration images per stage; the choice of channels stays as it is.
-
-    Examples:
-
-        streamsparse refit runs/lenet
-
-        streamsparse refit runs/vgg --stages 4 --device cuda
-    """
-    from streamsparse.capture import CaptureSettings
-    from streamsparse.sequential import refit as refit_stage
-    from streamsparse.sequential import require_images
-    from streamsparse.store import Run
-    from streamsparse.store.solution import read_solution
-
-    o.use_threads(threads)
-    with command(as_json) as bars:
-        opened = Run.at(run)
-        about, solution = opened.manifest(), read_solution(opened)
-        require_images(opened, about)
-        if dry_run:
-            _show_refit_plan(solution, stages, as_json)
-            return
-        known = {"data_root": None, "normalize": None, "size": None} | about["data"]["options"]
-        dataset = o.load_data(
-            data or about["data"]["spec"] or "", about["model"]["spec"] or "", split="train", **known
-        )
-        settings = CaptureSettings(batch_images=batch_size, device=device)
-        solution = refit_stage(opened, dataset, stages=stages, settings=settings, on_event=bars)
-    if as_json:
-        print_json({"run": run, "solution": solution, "seconds": bars.seconds})
-    else:
-        show_solution(solution)
-        say(f"Next: streamsparse write {run}")
-
-
-def _show_refit_plan(solution: Solution, stages: int | None, as_json: bool) -> None:
-    layers = [error.layer for error in solution.layers]
-    if as_json:
-        print_json({"layers": layers, "stages": stages})
-    else:
-        say(f"The weights behind {', '.join(solution.plan.keep)} would be estimated anew, in order.")
 
 
 def show_solution(solution: Solution) -> None:
