@@ -46,9 +46,8 @@ class Consumer:
 
     Attributes:
         layer: dotted path of the module that owns the weight.
-        inputs: `inputs[p]` holds the layer's input channels (input features of a Linear) that carry position p:
-            one channel for a plain convolution, height·width features for a Linear after a flatten, several for
-            a tensor that is concatenated with itself.
+        inputs: `inputs[p]` holds the input channels (features) that carry position p: one for a plain convolution,
+            height·width for a Linear after a flatten, several for a tensor that is concatenated with itself.
     """
 
     layer: str
@@ -101,8 +100,7 @@ class FrozenChannels:
         layer: the producer of the channels (or the parameter that carries them).
         channels: how many.
         reason: one sentence.
-        operation: the operation that could not be followed, as in the exported graph.
-        source: file and line of the model's source that calls it, where known.
+        operation: that could not be followed, as in the exported graph; source: file and line that call it, if known.
     """
 
     layer: str
@@ -120,10 +118,8 @@ class LayerGeometry:
         layer: dotted module path.
         kind: "conv1d", "conv2d" or "linear".
         kernel, stride, dilation: one entry per spatial dimension, () for a linear layer.
-        padding: (before, after) per spatial dimension.
-        padding_mode: "zeros", "reflect", "replicate" or "circular".
-        groups: of a grouped convolution.
-        bias: whether the layer has one.
+        padding: (before, after) per spatial dimension; padding_mode: "zeros", "reflect", "replicate" or "circular".
+        groups: of a grouped convolution; bias: whether the layer has one.
         input_shape, output_shape: of one image, without the batch dimension.
     """
 
@@ -154,9 +150,7 @@ class LayerGeometry:
     @property
     def patches_per_image(self) -> int:
         """Rows of the regression that one image contributes."""
-        if self.kind == "linear":
-            return prod(self.output_shape[:-1])
-        return prod(self.output_shape[1:])
+        return prod(self.output_shape[:-1] if self.kind == "linear" else self.output_shape[1:])
 
 
 def geometry_from_json(value: dict[str, Any]) -> LayerGeometry:
@@ -204,10 +198,8 @@ class PrunePlan:
     """The architecture that was chosen.
 
     Attributes:
-        keep: sorted positions that stay, by group.
-        sizes: positions that there were, by group.
-        predicted_errors: held-out relative error of each group's consumers.
-        methods: what found each support.
+        keep: sorted positions that stay, by group; sizes: positions that there were, by group.
+        predicted_errors: held-out relative error of each group's consumers; methods: what found each support.
         costs: of the pruned network; original_costs: of the original.
         budget: as given, or None for counts by hand.
     """
@@ -247,8 +239,7 @@ class LayerError:
 
     Attributes:
         layer: module path.
-        training_error: on all folds.
-        held_out_error: mean over folds of the error on a fold of weights fitted on the others.
+        training_error: on all folds; held_out_error: mean over folds of the error on a fold of weights fitted on the others.
         ridge: that was chosen, relative to each channel's mean diagonal.
     """
 
@@ -266,11 +257,13 @@ class Solution:
         plan: counts and supports.
         layers: errors of the re-estimated layers, on the inputs that the mode says.
         mode: "independent" (inputs of the original) or "sequential" (inputs of the pruned layers before).
+        recalibrated: keys of the running statistics that were estimated anew behind the weights; () for none.
     """
 
     plan: PrunePlan
     layers: tuple[LayerError, ...]
     mode: str
+    recalibrated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -292,3 +285,16 @@ class LayerReport:
     held_out_error: float | None
     costs: Costs
     original_costs: Costs
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What cutting one group alone to each of `counts` positions (ascending) does, its consumers re-estimated.
+
+    `losses`: mean Kullback-Leibler divergence of the class probabilities from the original's, nats per image; of
+    outputs that are not class logits, their mean squared difference over their variance.
+    """
+
+    group: str
+    counts: tuple[int, ...]
+    losses: tuple[float, ...]
