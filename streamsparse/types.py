@@ -100,7 +100,7 @@ class FrozenChannels:
         layer: the producer of the channels (or the parameter that carries them).
         channels: how many.
         reason: one sentence.
-        operation: that could not be followed, as in the exported graph; source: file and line that call it, if known.
+        operation: that could not be followed, as exported; source: file and line that call it, if known.
     """
 
     layer: str
@@ -239,7 +239,7 @@ class LayerError:
 
     Attributes:
         layer: module path.
-        training_error: on all folds; held_out_error: mean over folds of the error on a fold of weights fitted on the others.
+        training_error: on all folds; held_out_error: on each fold, fitted on the others, mean.
         ridge: that was chosen, relative to each channel's mean diagonal.
     """
 
