@@ -21,7 +21,7 @@ from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
 from streamsparse.network.weights import weights_digest
 from streamsparse.store import Run, layout
-from streamsparse.store.solution import read_solution, read_weights
+from streamsparse.store.solution import read_buffers, read_solution, read_weights
 from streamsparse.types import Costs
 from streamsparse.write.checkpoint import decode_checkpoint, verify_checkpoint
 from streamsparse.write.stage import pruned_model
@@ -152,7 +152,7 @@ def _layer_errors(
     own = pruned_model(run, captured, solution, original.cpu())
     if weights_digest(stored_tensors(own)) != checkpoint_digest:
         return {}
-    twin = with_weights(original, read_weights(run, solution))
+    twin = with_weights(original, read_weights(run, solution), read_buffers(run, solution))
     predicted = {error.layer: error.held_out_error for error in solution.layers}
     measured = measured_errors(
         original, twin, list(predicted), data, batch_images=batch_images, device=device, on_event=on_event

@@ -102,4 +102,4 @@ def _solution_state(run: Run) -> tuple[str, str]:
     except StageMissingError:
         return "missing", ""
     kept = ", ".join(f"{group} {count}" for group, count in solution.plan.counts.items())
-    return "complete", f"{solution.mode}; kept: {kept}"
+    return "complete", f"{solution.mode}{', recalibrated' if solution.recalibrated else ''}; kept: {kept}"

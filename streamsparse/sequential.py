@@ -26,9 +26,10 @@ from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
 from streamsparse.network.running import evaluating
 from streamsparse.network.weights import weights_digest
+from streamsparse.recalibration import recalibrated_statistics
 from streamsparse.solve import RefittedLayer, kept_inputs, refit_layers
 from streamsparse.store import Run, layout
-from streamsparse.store.solution import commit_solution, read_solution
+from streamsparse.store.solution import Buffers, Weights, commit_solution, read_solution
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import PrunePlan, Solution
 
@@ -53,6 +54,7 @@ def refit(
     *,
     model: nn.Module | None = None,
     stages: int | None = None,
+    recalibrate: bool = False,
     settings: CaptureSettings | None = None,
     on_event: OnEvent = ignore,
 ) -> Solution:
@@ -63,6 +65,8 @@ def refit(
         data: the calibration data of the capture; the same images are drawn.
         model: the original; None builds it as the manifest says.
         stages: passes to make; None for one per layer. 1 is the independent refit.
+        recalibrate: estimate the running statistics of every BatchNorm anew afterwards, see
+            `streamsparse.recalibration`.
         settings: as in `capture`.
 
     Raises:
@@ -91,9 +95,19 @@ def refit(
     with run.lock(), evaluating(stage.original):
         plan = read_solution(run).plan
         refitted = _refit_parts(stage, plan, parts)
-        result = Solution(plan, tuple(layer.error for layer in refitted), "sequential")
-        commit_solution(run, result, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
+        weights = {layer.layer: (layer.weight, layer.bias) for layer in refitted}
+        buffers = _running_statistics(stage, plan, weights) if recalibrate else {}
+        result = Solution(plan, tuple(layer.error for layer in refitted), "sequential", tuple(sorted(buffers)))
+        commit_solution(run, result, weights, buffers)
     return result
+
+
+def _running_statistics(stage: _Stage, plan: PrunePlan, weights: Weights) -> Buffers:
+    """Of the network with these weights, over the calibration images."""
+    return recalibrated_statistics(
+        with_weights(stage.original.cpu(), weights), stage.captured.graph, plan.keep, stage.images,
+        batch_images=stage.capture.batch_images, device=stage.capture.device, on_event=stage.on_event,
+    )  # fmt: skip
 
 
 def require_images(run: Run, manifest: Mapping[str, Any]) -> None:

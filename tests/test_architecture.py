@@ -19,7 +19,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("network", "store"),
     ("intake",),
     ("capture", "accumulate", "solve", "write", "evaluate", "report"),
-    ("sequential", "evaluation", "adaptive", "convergence", "merging", "agreement", "inspection", "verification"),
+    (
+        "recalibration",
+        "sequential",
+        "evaluation",
+        "adaptive",
+        "convergence",
+        "merging",
+        "agreement",
+        "inspection",
+        "verification",
+    ),
     ("run",),
     ("cli",),
 )
@@ -28,6 +38,7 @@ WITHIN_LAYER = {
     ("errors", "types"),
     ("events", "types"),
     ("evaluation", "sequential"),
+    ("sequential", "recalibration"),
     ("merging", "agreement"),
     ("adaptive", "convergence"),
 }

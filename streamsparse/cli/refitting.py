@@ -13,6 +13,10 @@ from streamsparse.cli.solving import show_solution
 if TYPE_CHECKING:
     from streamsparse.types import Solution
 
+Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate", help="Estimate the running statistics of every BatchNorm anew afterwards.")
+]
+
 
 def refit(
     run: o.RunArgument,
@@ -20,6 +24,7 @@ def refit(
         str | None, typer.Option("--data", help="The capture's data; as in the run if left out.")
     ] = None,
     stages: o.Stages = None,
+    recalibrate: Recalibrate = False,
     batch_size: o.BatchSize = 250,
     device: o.Device = "cpu",
     threads: o.Threads = None,
@@ -28,13 +33,17 @@ def refit(
 ) -> None:
     """Re-estimate the solution's weights in order: each layer sees what the pruned layers before it produce.
 
-    Takes one more pass over the calibration images per stage; the choice of channels stays as it is.
+    Takes one more pass over the calibration images per stage; the choice of channels stays as it is. With
+    --recalibrate the running statistics of every BatchNorm follow, each behind those before it: one pass as far as
+    that layer, through the network that is already cut.
 
     Examples:
 
         streamsparse refit runs/lenet
 
         streamsparse refit runs/vgg --stages 4 --device cuda
+
+        streamsparse refit runs/resnet --recalibrate
     """
     from streamsparse.capture import CaptureSettings
     from streamsparse.sequential import refit as refit_stage
@@ -48,14 +57,16 @@ def refit(
         about, solution = opened.manifest(), read_solution(opened)
         require_images(opened, about)
         if dry_run:
-            _show_refit_plan(solution, stages, as_json)
+            _show_refit_plan(solution, stages, recalibrate, as_json)
             return
         known = {"data_root": None, "normalize": None, "size": None} | about["data"]["options"]
         dataset = o.load_data(
             data or about["data"]["spec"] or "", about["model"]["spec"] or "", split="train", **known
         )
         settings = CaptureSettings(batch_images=batch_size, device=device)
-        solution = refit_stage(opened, dataset, stages=stages, settings=settings, on_event=bars)
+        solution = refit_stage(
+            opened, dataset, stages=stages, recalibrate=recalibrate, settings=settings, on_event=bars
+        )
     if as_json:
         print_json({"run": run, "solution": solution, "seconds": bars.seconds})
     else:
@@ -63,9 +74,11 @@ def refit(
         say(f"Next: streamsparse write {run}")
 
 
-def _show_refit_plan(solution: Solution, stages: int | None, as_json: bool) -> None:
+def _show_refit_plan(solution: Solution, stages: int | None, recalibrate: bool, as_json: bool) -> None:
     layers = [error.layer for error in solution.layers]
     if as_json:
-        print_json({"layers": layers, "stages": stages})
+        print_json({"layers": layers, "stages": stages, "recalibrate": recalibrate})
     else:
         say(f"The weights behind {', '.join(solution.plan.keep)} would be estimated anew, in order.")
+        if recalibrate:
+            say("The running statistics of every BatchNorm would follow.")

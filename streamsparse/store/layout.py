@@ -19,11 +19,15 @@
                                                       one with the most batches counts
       statistics/STREAM/LAYER/                        record: sums by fold, float64
       solution/fronts/GROUP/                          record: best support for every count, errors
+      solution/sensitivities.json                     how the effect of cutting each group was last measured
+      solution/sensitivities/GROUP.json               losses at some counts, for one front and one such request
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
+      solution/weights/GENERATION/@buffers/           record: BatchNorm statistics that were estimated anew
       solution/solution.json                          plan, errors and GENERATION; replaced as one step, so that
                                                       a kill leaves the solution before or the one after
       checkpoints/NAME/model.safetensors, config.json the latter written last
       evaluations/NAME.json                           original and checkpoint side by side
+      latencies/DEVICE.json                           seconds of every layer at a few widths
       locks/NAME/ID-exclusive.json, ID-shared.json    in a bucket only: who holds the lock, see `store.leases`
 
 A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a sequential
@@ -48,6 +52,8 @@ DISCARDED = "discarded"
 WAITING = "waiting.json"
 SOLUTION = "solution/solution.json"
 SOLUTION_WEIGHTS = "solution/weights"
+SENSITIVITIES = "solution/sensitivities.json"
+LATENCIES = "latencies"
 ORIGINAL_STREAM = "original"
 BEGUN_IN_BUCKET = ("locks", "model")
 """What a run in a bucket that was killed before its manifest may hold."""
@@ -118,8 +124,17 @@ def front_key(group: str) -> str:
     return f"solution/fronts/{part(group)}"
 
 
+def sensitivity_key(group: str) -> str:
+    return f"solution/sensitivities/{part(group)}.json"
+
+
 def weights_key(generation: str, layer: str) -> str:
     return f"{SOLUTION_WEIGHTS}/{generation}/{part(layer)}"
+
+
+def buffers_key(generation: str) -> str:
+    """No layer's: `part` never makes an @."""
+    return f"{SOLUTION_WEIGHTS}/{generation}/@buffers"
 
 
 def checkpoint_prefix(name: str) -> str:
@@ -128,3 +143,7 @@ def checkpoint_prefix(name: str) -> str:
 
 def evaluation_key(name: str) -> str:
     return f"evaluations/{part(name)}.json"
+
+
+def latencies_key(device: str) -> str:
+    return f"{LATENCIES}/{part(device)}.json"

@@ -12,7 +12,7 @@ from streamsparse.events import reporting
 from streamsparse.intake.captured import original_model
 from streamsparse.solve.fronts import GroupFront
 from streamsparse.store import layout
-from streamsparse.store.solution import read_solution, read_weights
+from streamsparse.store.solution import read_buffers, read_solution, read_weights
 from streamsparse.types import LayerGeometry, Solution
 from streamsparse.verification.findings import Findings, Subject, names_below
 from streamsparse.write.checkpoint import decode_checkpoint, verify_checkpoint
@@ -61,6 +61,11 @@ def check_solution(subject: Subject, findings: Findings) -> None:
         except StageMissingError:
             return
         _check_plan(solution, subject, findings)
+        for name, values in read_buffers(subject.run, solution).items():
+            summary = "Running statistics of the solution are not finite."
+            key = f"{layout.SOLUTION_WEIGHTS}, {name}"
+            right = bool(np.isfinite(values).all())
+            findings.expect(right, key, summary, expected="finite numbers", got="NaN or infinity", remedy=_SOLVE)
         layers = subject.captured.graph.layers if subject.captured is not None else {}
         for layer, (weight, bias) in read_weights(subject.run, solution).items():
             key = f"{layout.SOLUTION_WEIGHTS}, layer {layer}"

@@ -17,7 +17,7 @@ from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
 from streamsparse.network.surgery import size_attributes
 from streamsparse.store import Run
-from streamsparse.store.solution import read_solution, read_weights
+from streamsparse.store.solution import read_buffers, read_solution, read_weights
 from streamsparse.types import Costs, Solution
 from streamsparse.write.checkpoint import encode_checkpoint
 from streamsparse.write.description import CONFIG_FILE, CheckpointConfig
@@ -109,8 +109,8 @@ def _exports(pruned: nn.Module, captured: Captured, formats: Sequence[str]) -> d
 
 
 def pruned_model(run: Run, captured: Captured, solution: Solution, original: nn.Module) -> nn.Module:
-    """A smaller copy of the original with the run's re-estimated weights."""
-    refitted = with_weights(original, read_weights(run, solution))
+    """A smaller copy of the original with the run's re-estimated weights and running statistics."""
+    refitted = with_weights(original, read_weights(run, solution), read_buffers(run, solution))
     return prune(refitted, captured.graph, solution.plan.keep)
 
 
@@ -136,5 +136,6 @@ def _provenance(about: Mapping[str, Any], solution: Solution) -> dict[str, Any]:
         "versions": about["versions"],
         "budget": solution.plan.budget,
         "refit": solution.mode,
+        "recalibrated": list(solution.recalibrated),
         "held_out_errors": {error.layer: error.held_out_error for error in solution.layers},
     }
