@@ -34,8 +34,14 @@ KEEP = {"conv1": [0, 2, 3, 5], "conv2": [1, 2, 6, 7]}
 NORMS = ("norm1.running_mean", "norm1.running_var", "norm2.running_mean", "norm2.running_var")
 
 
+def small(seed: int = 0) -> SmallNet:
+    model = build(SmallNet, seed)
+    assert isinstance(model, SmallNet)
+    return model
+
+
 @torch.no_grad()
-def by_hand(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def by_hand(model: SmallNet, images: Tensor) -> dict[str, Tensor]:
     """Statistics of SmallNet's two normalisations over all images in one batch, the second behind the first."""
     first = model.conv1(images)
     found = {"norm1.running_mean": first.mean((0, 2, 3)), "norm1.running_var": first.var((0, 2, 3))}
@@ -48,7 +54,7 @@ def by_hand(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("batch", [1, 7, 40])
 def test_they_are_those_of_all_images_at_once(batch: int) -> None:
-    model, images = build(SmallNet).double(), random_images(40).double()
+    model, images = small().double(), random_images(40).double()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     graph = find_groups(model, images[:1])
     found = recalibrated_statistics(model, graph, {}, calibration_images(images), batch_images=batch)
@@ -60,10 +66,10 @@ def test_they_are_those_of_all_images_at_once(batch: int) -> None:
 
 def test_the_cut_network_counts_and_removed_channels_keep_theirs() -> None:
     """Removed channels reach nobody; in the twin of the original's shape their inputs are zeroed instead."""
-    model, images = build(SmallNet).double(), random_images(40).double()
+    model, images = small().double(), random_images(40).double()
     graph = find_groups(model, images[:1])
     found = recalibrated_statistics(model, graph, KEEP, calibration_images(images))
-    twin = build(SmallNet).double()
+    twin = small().double()
     with torch.no_grad():
         twin.conv2.weight[:, [1, 4]] = 0
     expected = by_hand(twin, images)
@@ -76,14 +82,14 @@ def test_the_cut_network_counts_and_removed_channels_keep_theirs() -> None:
 
 
 def test_a_constant_channel_keeps_its_variance() -> None:
-    model, images = build(SmallNet), random_images(40)
+    model, images = small(), random_images(40)
     with torch.no_grad():
         model.conv1.weight[3] = 0
-        model.conv1.bias[3] = 0.7
+        model.get_parameter("conv1.bias")[3] = 0.7
     found = recalibrated_statistics(model, find_groups(model, images[:1]), {}, calibration_images(images))
     assert found["norm1.running_mean"][3] == pytest.approx(0.7)
-    assert found["norm1.running_var"][3] == float(model.norm1.running_var[3])
-    assert found["norm1.running_var"][2] != float(model.norm1.running_var[2])
+    assert found["norm1.running_var"][3] == float(model.get_buffer("norm1.running_var")[3])
+    assert found["norm1.running_var"][2] != float(model.get_buffer("norm1.running_var")[2])
 
 
 class SharedNorm(nn.Module):
@@ -112,10 +118,10 @@ def test_a_shared_normalisation_sees_both_its_inputs_and_one_without_statistics_
 
 
 def test_activations_that_are_not_finite_are_refused() -> None:
-    model, images = build(SmallNet), random_images(10)
+    model, images = small(), random_images(10)
     graph = find_groups(model, images[:1])
     with torch.no_grad():
-        model.conv2.bias[2] = float("inf")
+        model.get_parameter("conv2.bias")[2] = float("inf")
     with pytest.raises(NonFiniteError, match="refitted network") as raised:
         recalibrated_statistics(model, graph, {}, calibration_images(images))
     assert raised.value.where == "norm2"
