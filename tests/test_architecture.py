@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("capture", "accumulate", "solve", "write", "evaluate", "report"),
     (
         "recalibration",
+        "sensitivity",
         "sequential",
         "evaluation",
         "adaptive",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamsparse.cli import accumulating, capturing, inspecting, merging, refitting, results, solving
+from streamsparse.cli import accumulating, capturing, inspecting, merging, refitting, results, solving, timing
 
 app = typer.Typer(
     name="streamsparse",
@@ -25,6 +25,7 @@ app.command("solve")(solving.solve)
 app.command("refit")(refitting.refit)
 app.command("write")(results.write)
 app.command("evaluate")(results.evaluate)
+app.command("latency")(timing.latency)
 app.command("inspect")(inspecting.inspect)
 app.command("merge")(merging.merge)
 

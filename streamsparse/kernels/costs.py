@@ -169,6 +169,20 @@ class CostModel:
             np.add.at(shares[row], list(classes), 1 / size)
         return shares
 
+    def tensor_widths(self, counts: Counts | NDArray[Any], tensors: Sequence[str]) -> Floats:
+        """Sizes of the named tensors' dimensions for kept counts, (..., tensors, dims), 1 where there are fewer.
+
+        Args:
+            counts: a mapping (absent groups are whole) or (..., groups).
+            tensors: names out of `self.tensors`.
+        """
+        table = np.asarray(self._row(counts) if isinstance(counts, Mapping) else counts, dtype=np.float64)
+        self._check(table)
+        places = [self.tensors.index(name) for name in tensors]
+        kept = np.einsum("...c,tdc->...td", table @ self._shares(), self.entries[places])
+        widths: Floats = self.untouched[places] + kept
+        return widths
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object; `from_json` is its inverse."""
         rows, dims, columns = np.nonzero(self.entries)

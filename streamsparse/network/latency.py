@@ -47,6 +47,21 @@ def latency(
         return {size: _median_seconds(model, _repeated(image, size), warm_up, repeats) for size in batch_sizes}
 
 
+def least_seconds(
+    model: nn.Module, image: Tensor, batch_images: int, *, warm_up: int = 2, repeats: int = 7
+) -> float:
+    """Least seconds of a few forward passes: what the device takes when nothing else disturbs it.
+
+    Args:
+        image: (1, ...), repeated to the batch; on its device.
+    """
+    inputs = _repeated((image,), batch_images)
+    with evaluating(model):
+        for _ in range(warm_up):
+            run(model, inputs)
+        return min(_seconds(model, inputs) for _ in range(repeats))
+
+
 def _repeated(image: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
     return tuple(tensor.repeat(size, *([1] * (tensor.dim() - 1))) for tensor in image)
 

@@ -54,6 +54,10 @@ SOLUTION = "solution/solution.json"
 SOLUTION_WEIGHTS = "solution/weights"
 SENSITIVITIES = "solution/sensitivities.json"
 LATENCIES = "latencies"
+CONTENTS = (
+    "activations", "partials", "statistics", "solution", "checkpoints", "evaluations", LATENCIES, "model",
+)  # fmt: skip
+"""Everything in a run but its manifest and its locks."""
 ORIGINAL_STREAM = "original"
 BEGUN_IN_BUCKET = ("locks", "model")
 """What a run in a bucket that was killed before its manifest may hold."""

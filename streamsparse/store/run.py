@@ -196,7 +196,7 @@ class Run:
     def clear(self) -> None:
         """Remove everything in the run, its manifest first, so that no half of it is taken for a whole."""
         self.documents.delete_key(layout.MANIFEST)
-        for prefix in ("activations", "partials", "statistics", "solution", "checkpoints", "evaluations", "model"):
+        for prefix in layout.CONTENTS:
             self.documents.delete(prefix)
 
     def _names(self) -> list[str]:
