@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "merging",
         "agreement",
         "inspection",
+        "latencies",
         "verification",
     ),
     ("run",),
