@@ -18,20 +18,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
-import pipelines.mnist as mnist
-from pipelines.idx import read_idx
-from pipelines.lenet import LeNet
+from pipelines.networks import Subjects, accuracy, lenet, vgg16
 from pipelines.sample_size_tables import page
 from streamsparse.adaptive import look_schedule
 from streamsparse.capture import CaptureSettings, capture
@@ -46,80 +40,10 @@ from streamsparse.solve.threads import blas_threads
 from streamsparse.solve.working import refit_errors, refit_weights, working_support
 from streamsparse.store import Run
 
-SHARED: Final = Path(__file__).resolve().parents[2] / "shared"
-LENET_WEIGHTS: Final = Path(__file__).parent / "data" / "lenet_mnist.safetensors"
-VGG16_WEIGHTS: Final = SHARED / "models" / "vgg16_fashion_mnist.safetensors"
-FASHION_MEAN, FASHION_DEVIATION = 0.2860, 0.3530
 TOLERANCES: Final = (0.01, 0.005, 0.002)
 BUDGET: Final = 0.5
 FOLDS: Final = 5
 BATCH_IMAGES: Final = 64
-
-
-class Vgg16(nn.Module):
-    """VGG-16 with batch normalisation for 32 pixels: 13 convolutions and one linear layer, as in the paper."""
-
-    def __init__(self) -> None:
-        import torchvision
-
-        super().__init__()
-        self.features = torchvision.models.vgg16_bn(weights=None, init_weights=False).features
-        self.classifier = nn.Linear(512, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Float (images, 3, 32, 32) to logits (images, 10)."""
-        logits: Tensor = self.classifier(self.features(images).flatten(1))
-        return logits
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """A trained network with its calibration and test images."""
-
-    name: str
-    model: nn.Module
-    calibration: TensorDataset
-    test: TensorDataset
-
-
-def lenet() -> Subjects:
-    """The LeNet and the MNIST images that come with the package."""
-    model = LeNet()
-    model.load_state_dict(load_file(LENET_WEIGHTS))
-    parts = (TensorDataset(*dataset.tensors()) for dataset in (mnist.calibration(), mnist.test()))
-    return Subjects("LeNet on MNIST", model.eval(), *parts)
-
-
-def vgg16() -> Subjects:
-    """The trained VGG-16 and Fashion-MNIST.
-
-    Raises:
-        DataError: they are not there.
-    """
-    folder = SHARED / "data" / "fashion-mnist"
-    if not VGG16_WEIGHTS.exists() or not folder.is_dir():
-        raise DataError(
-            "The trained VGG-16 or its data are not there.", expected=f"{VGG16_WEIGHTS.name}", got="nothing"
-        )
-    model = Vgg16()
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(VGG16_WEIGHTS).items()}, strict=False)
-    parts = (_fashion(folder, prefix) for prefix in ("train", "t10k"))
-    return Subjects("VGG-16 on Fashion-MNIST", model.eval(), *parts)
-
-
-def _fashion(folder: Path, prefix: str) -> TensorDataset:
-    images = torch.from_numpy(read_idx(folder / f"{prefix}-images-idx3-ubyte.gz", 3).copy())
-    labels = torch.from_numpy(read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", 1).astype(np.int64))
-    return FashionImages(images, labels)
-
-
-class FashionImages(TensorDataset):
-    """Kept as bytes; normalised, padded to 32 pixels and repeated to three channels when asked for."""
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        pixels = nn.functional.pad(self.tensors[0][index], (2, 2, 2, 2))
-        scaled = (pixels.float() / 255 - FASHION_MEAN) / FASHION_DEVIATION
-        return scaled.unsqueeze(-3).expand(*scaled.shape[:-2], 3, 32, 32).contiguous(), self.tensors[1][index]
 
 
 NETWORKS: Final[dict[str, Callable[[], Subjects]]] = {"lenet": lenet, "vgg16": vgg16}
@@ -186,16 +110,6 @@ def largest_fraction(captured: Captured) -> float:
         if captured.costs.parameters(counts) <= BUDGET * original:
             return percent / 100
     raise DataError("No fraction of the channels meets the budget.", expected=f"≤ {BUDGET:.0%} of the parameters")
-
-
-def accuracy(model: nn.Module, test: TensorDataset, images: int) -> float:
-    """Of the first so many test images."""
-    correct = 0
-    with torch.inference_mode():
-        for first in range(0, images, 250):
-            batch, labels = test[slice(first, min(images, first + 250))]
-            correct += int((model(batch).argmax(1) == labels).sum())
-    return correct / images
 
 
 def study(name: str, images: int, test_images: int) -> dict[str, Any]:

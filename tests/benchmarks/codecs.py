@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from pipelines.lenet_stages import trained_lenet
 from pipelines.mnist import load_embedded, normalise
-from pipelines.sample_size import vgg16
+from pipelines.networks import vgg16
 from streamsparse.capture import CaptureSettings
 from streamsparse.capture.plan import plan_stream
 from streamsparse.capture.taps import Taps, Values

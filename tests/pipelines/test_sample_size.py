@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import torch
 
 from pipelines import sample_size
 from pipelines.sample_size_tables import page
-from streamsparse.errors import DataError
 
 
 def test_lenet_on_few_images() -> None:
@@ -27,23 +23,3 @@ def test_lenet_on_few_images() -> None:
     text = page(found, {"torch": torch.__version__}, "command")
     assert "| conv1 |" in text
     assert "not yet" in text
-
-
-def test_the_trained_vgg16_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_size, "SHARED", tmp_path)
-    with pytest.raises(DataError, match="VGG-16"):
-        sample_size.vgg16()
-
-
-@pytest.mark.skipif(
-    not sample_size.VGG16_WEIGHTS.exists(), reason="the trained VGG-16 is not beside the repository"
-)
-def test_fashion_images_are_those_that_the_vgg16_was_trained_on() -> None:
-    subjects = sample_size.vgg16()
-    one, label = subjects.test[0]
-    batch, labels = subjects.test[0:3]
-    assert torch.equal(batch[0], one)
-    assert labels[0] == label
-    assert one.shape == (3, 32, 32)
-    assert one[0, 0, 0] == pytest.approx(-0.2860 / 0.3530)
-    assert sample_size.accuracy(subjects.model, subjects.test, 250) > 0.9
