@@ -15,7 +15,7 @@ The network's loss is predicted by the sum over its groups; `streamsparse.sensit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -78,12 +78,28 @@ def loss_curve(
     _check(sensitivity, positions)
     losses = np.zeros(positions + 1)
     if positions > 1:
-        # An error that a larger count exceeds is raised to it: then the loss, which rises with the error, cannot.
-        errors = np.log(np.maximum(np.maximum.accumulate(held_out[-2::-1])[::-1], _LEAST))
+        errors = np.log(np.maximum(_falling(held_out), _LEAST))
         losses[:-1] = np.exp(_drawn(errors, *_monotone(errors, sensitivity)))
     elif positions == 1:
         losses[0] = held_out[0]  # nothing can be measured, and nothing is left to choose
     return losses
+
+
+def counts_at(held_out: Float64[np.ndarray, " positions_plus_1"], levels: Sequence[float]) -> tuple[int, ...]:
+    """Ascending counts at which the held-out error comes down to each of the levels; what cuts nothing is left out.
+
+    Where no count but the whole reaches the greatest level, the largest count that cuts something. None for a group
+    of one position.
+    """
+    falling = _falling(held_out)
+    counts = {next((k for k in range(1, len(falling)) if falling[k] <= level), 0) for level in levels} - {0}
+    return tuple(sorted(counts or {len(falling) - 1} - {0}))
+
+
+def _falling(held_out: np.ndarray) -> np.ndarray:
+    """Errors at all counts but the whole, each at least that of every larger count: their losses cannot rise."""
+    falling: np.ndarray = np.maximum.accumulate(held_out[-2::-1])[::-1]
+    return falling
 
 
 def _check(sensitivity: Sensitivity, positions: int) -> None:

@@ -1,0 +1,289 @@
+"""Sensitivity: what cutting each group alone, its consumers refitted from statistics, does to the model's output.
+
+    for every group   counts where its held-out error reaches LEVELS    0.003 0.01 0.03 0.1 0.2 0.4
+    for every count   weights of the consumers on the front's support    from statistics, zero at removed inputs
+                      the model with these, over a few hundred images    divergence of its class probabilities
+
+A relative error of 1 % means little in one layer and much in another: the budget is spent by these losses instead,
+see `solve.losses`. The images are calibration images that the statistics have not seen, where there are enough.
+`by="fisher"` predicts the same from one pass with gradients, see `network.fisher`, for models where every pass is
+dear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from streamsparse.capture import Images, calibration_images
+from streamsparse.errors import RunMismatchError, StageMissingError, UsageError
+from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
+from streamsparse.intake.captured import Captured, original_model, read_captured
+from streamsparse.kernels.divergence import measure_of, output_loss
+from streamsparse.network.fisher import fisher_traces
+from streamsparse.network.observation import whole_groups
+from streamsparse.network.refitting import LayerWeights, with_weights
+from streamsparse.network.replay import Recording, record, replay
+from streamsparse.solve import GroupFront, kept_inputs
+from streamsparse.solve.losses import counts_at
+from streamsparse.solve.problems import group_problem
+from streamsparse.solve.supports import LayerRefits
+from streamsparse.solve.threads import blas_threads
+from streamsparse.store import Run, layout
+from streamsparse.store.sensitivities import (
+    begin_sensitivities,
+    commit_sensitivity,
+    read_sensitivity,
+    sensitivity_request,
+)
+from streamsparse.store.statistics import Statistics
+from streamsparse.types import ChannelGroup, Sensitivity
+
+LEVELS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)
+DEFAULT_IMAGES = 256
+METHODS = ("kl", "fisher")
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """The original with what was learned from it in one pass over the images."""
+
+    captured: Captured
+    statistics: Statistics
+    original: nn.Module
+    levels: tuple[float, ...]
+    recording: Recording
+    traces: Mapping[str, float]
+
+
+def measure_sensitivities(
+    run: Run | str | Path,
+    data: object,
+    *,
+    model: nn.Module | None = None,
+    images: int = DEFAULT_IMAGES,
+    levels: Sequence[float] = LEVELS,
+    by: str = "kl",
+    batch_images: int = 64,
+    device: str = "cpu",
+    on_event: OnEvent = ignore,
+) -> dict[str, Sensitivity]:
+    """Measure, for every group with a front, the loss of the network in which it alone is cut.
+
+    Every group is committed as soon as it is measured: a killed call, repeated, goes on with the next.
+
+    Args:
+        run: with statistics and the fronts of all groups, as `solve` leaves them.
+        data: the data set of the capture; images that the capture did not sample are taken if there are so many.
+        model: the original; None builds it as the manifest says.
+        images: how many to measure on.
+        levels: held-out errors, ascending, at whose counts the loss is measured.
+        by: "kl": forward passes of the cut network; "fisher": a prediction from gradients.
+        batch_images: per forward pass.
+        device: of the passes.
+
+    Returns:
+        by group, in nats per image, or relative to the variance where the outputs are no class logits.
+
+    Raises:
+        StageMissingError: statistics or fronts are not complete.
+        UsageError: levels, images or a method that cannot be, or a merged run, whose images are elsewhere.
+        RunMismatchError: other data or another model than the capture's.
+        ModelError: the model's output is not one tensor; with "fisher", not class logits.
+    """
+    check_request(images, levels, by)
+    run = run if isinstance(run, Run) else Run.at(run)
+    captured = read_captured(run)
+    fronts = _committed_fronts(run, captured)
+    statistics = Statistics(run).require(captured.manifest["layers"])
+    original = original_model(run, model)
+    sample, unseen = measuring_images(run, captured, data, images)
+    if not unseen:
+        on_event(Notice("sensitivity", f"too few unseen images: {len(sample)} of the calibration sample are used"))
+    request = {
+        "by": by, "images": len(sample), "unseen": unseen, "digest": sample.digest(), "levels": list(levels),
+    }  # fmt: skip
+    with run.lock():
+        found = _found(run, fronts, request)
+        if found:
+            on_event(Reused("sensitivity", f"{len(found)} of {len(fronts)} groups"))
+        todo = [front for name, front in fronts.items() if name not in found]
+        if todo:
+            network = _look_at(captured, statistics, original, sample, request, batch_images, device)
+            request["measure"] = measure_of(network.recording.outputs[0])
+            begin_sensitivities(run, request)
+            found |= _measure(run, network, todo, request, on_event)
+    return {name: found[name] for name in fronts}
+
+
+def read_sensitivities(run: Run, fronts: Mapping[str, GroupFront]) -> dict[str, Sensitivity] | None:
+    """What was measured last for exactly these fronts, by group; None if there is nothing.
+
+    Raises:
+        CorruptDataError: a document is damaged.
+    """
+    request = sensitivity_request(run)
+    return (_found(run, fronts, request) or None) if request is not None else None
+
+
+def check_request(images: int, levels: Sequence[float], by: str) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        UsageError: no images, an unknown method, or levels that are not ascending between 0 and 1.
+    """
+    if images < 1:
+        raise UsageError("Nothing can be measured on no images.", expected="≥ 1", got=images, where="--images")
+    if by not in METHODS:
+        raise UsageError("Unknown method.", expected=" | ".join(METHODS), got=by, where="--by")
+    inside = bool(levels) and all(0 < level < 1 for level in levels)
+    if not inside or not all(first < second for first, second in pairwise(levels)):
+        raise UsageError(
+            "Levels are held-out relative errors.", expected="ascending numbers between 0 and 1",
+            got=tuple(levels), where="--levels",
+        )  # fmt: skip
+
+
+def measuring_images(run: Run, captured: Captured, data: object, count: int) -> tuple[Images, bool]:
+    """So many images that the capture did not sample, and True; of its sample, and False, where they are too few.
+
+    The capture's sample is the beginning of a seeded order of the whole data set; these follow it.
+
+    Raises:
+        UsageError: a merged run.
+        RunMismatchError: not the data set of the capture.
+    """
+    about = captured.manifest["data"]
+    if about.get("sources") is not None:
+        raise UsageError(
+            "A merged run does not know its images: nothing can be measured on them.",
+            expected="a run of one capture, and its data set",
+            got=f"the statistics of {len(about['sources'])} captures",
+            where=run.url,
+            remedy="solve without sensitivities: the held-out errors stand in",
+        )
+    everything = calibration_images(data, seed=about["seed"])
+    sample = replace(everything, indices=everything.indices[: about["images"]])
+    if everything.length != about["length"] or sample.digest() != about["digest"]:
+        raise RunMismatchError(
+            "This is not the data set that the run was captured over.",
+            expected=f"{about['spec'] or 'data'} of {about['length']} items, SHA-256 {about['digest'][:16]}…",
+            got=f"{everything.length} items, {sample.digest()[:16]}…",
+            where=run.url,
+            remedy="pass the data set of the capture, with the same preprocessing",
+        )
+    unseen = everything.indices[about["images"] : about["images"] + count]
+    if len(unseen) == count:
+        return replace(everything, indices=unseen), True
+    return replace(everything, indices=sample.indices[:count]), False
+
+
+def _committed_fronts(run: Run, captured: Captured) -> dict[str, GroupFront]:
+    whole = whole_groups(captured.graph, captured.manifest["layers"])
+    names = [group.name for group in captured.graph.groups if group.name not in whole]
+    records = {name: run.records.read(layout.front_key(name)) for name in names}
+    missing = [name for name, one in records.items() if one is None]
+    if missing:
+        raise StageMissingError(
+            "The fronts are not complete.",
+            expected=f"fronts of {len(names)} groups",
+            got=f"{len(names) - len(missing)}; missing: {', '.join(missing[:5])}",
+            where=run.url,
+            remedy="run `streamsparse solve` with any budget first (again: it resumes)",
+        )
+    return {name: GroupFront.from_arrays(r.arrays, r.description) for name, r in records.items() if r is not None}
+
+
+def _identity(front: GroupFront) -> str:
+    """SHA-256 of everything that a sensitivity depends on."""
+    identity = hashlib.sha256(front.group.encode())
+    for array in (*front.front.supports, front.held_out):
+        identity.update(np.ascontiguousarray(array).tobytes())
+    return identity.hexdigest()
+
+
+def _found(run: Run, fronts: Mapping[str, GroupFront], request: dict[str, Any]) -> dict[str, Sensitivity]:
+    """Committed for these fronts and this request, if it is the last."""
+    last = sensitivity_request(run)
+    if last is None or not request.items() <= last.items():
+        return {}
+    found = {name: read_sensitivity(run, name, _identity(front), last) for name, front in fronts.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _look_at(
+    captured: Captured,
+    statistics: Statistics,
+    original: nn.Module,
+    sample: Images,
+    request: dict[str, Any],
+    batch_images: int,
+    device: str,
+) -> _Network:
+    spans = [range(i, min(i + batch_images, len(sample))) for i in range(0, len(sample), batch_images)]
+    batches: list[Tensor] = [batch.to(device) for batch in sample.batches(spans)]
+    original.to(device)
+    layers = captured.graph.layers
+    kl = request["by"] == "kl"
+    traces = {} if kl else fisher_traces(original, captured.manifest["layers"], batches)
+    recording = record(original, layers, batches) if kl else record(original, {}, [batches[0][:1]])
+    return _Network(captured, statistics, original, tuple(request["levels"]), recording, traces)
+
+
+def _measure(
+    run: Run, network: _Network, fronts: Sequence[GroupFront], request: dict[str, Any], on_event: OnEvent
+) -> dict[str, Sensitivity]:
+    found = {}
+    with reporting("sensitivity", len(fronts), "groups", on_event) as advance:
+        for front in fronts:
+            group = network.captured.graph.group(front.group)
+            find = _cut_and_compare if request["by"] == "kl" else _predict
+            found[front.group] = find(network, group, front)
+            commit_sensitivity(run, found[front.group], _identity(front), request)
+            advance(1)
+    return found
+
+
+def _cut_and_compare(network: _Network, group: ChannelGroup, front: GroupFront) -> Sensitivity:
+    """Loss of the really cut network at a few counts."""
+    counts = counts_at(front.held_out, network.levels)
+    losses = []
+    for weights in _weights(network, group, [front.front.supports[count] for count in counts]):
+        changed = with_weights(network.original, weights)
+        outputs = list(replay(changed, list(weights), network.recording))
+        losses.append(output_loss(network.recording.outputs, outputs))
+    return Sensitivity(group.name, counts, tuple(losses))
+
+
+def _weights(
+    network: _Network, group: ChannelGroup, supports: Sequence[np.ndarray]
+) -> list[dict[str, LayerWeights]]:
+    """Refitted weights of the group's consumers, by layer, for every support."""
+    graph = network.captured.graph
+    weights: list[dict[str, LayerWeights]] = [{} for _ in supports]
+    for layer in dict.fromkeys(consumer.layer for consumer in group.consumers):
+        geometry = graph.layers[layer]
+        with blas_threads(geometry.columns):
+            refits = LayerRefits.of(geometry, network.statistics[layer])
+            for support, found in zip(supports, weights, strict=True):
+                found[layer] = refits.at(kept_inputs(graph, {group.name: support.tolist()})[layer])
+    return weights
+
+
+def _predict(network: _Network, group: ChannelGroup, front: GroupFront) -> Sensitivity:
+    """Half of: Fisher trace per output of a consumer times its residual variance, summed over the consumers."""
+    layers = network.captured.graph.layers
+    own = {consumer.layer: network.statistics[consumer.layer] for consumer in group.consumers}
+    scale = sum(
+        network.traces[consumer.layer] / layers[consumer.layer].out_channels * regression.power / 2
+        for consumer, regression in zip(group.consumers, group_problem(group, layers, own), strict=True)
+    )
+    counts = tuple(range(1, front.front.positions))
+    return Sensitivity(group.name, counts, tuple(float(scale * max(0.0, front.held_out[k])) for k in counts))
