@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from streamsparse.errors import CorruptDataError, StageMissingError, UsageError
+from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, ignore, reporting
-from streamsparse.intake.captured import Captured, original_model, read_captured
+from streamsparse.intake.captured import original_model, read_captured
 from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.network.latency_tables import latency_model
 from streamsparse.store import Run, layout
@@ -51,32 +51,6 @@ def measure_latencies(
         run.documents.write_json(layout.latencies_key(device), about)
     original.cpu()
     return found
-
-
-def read_latencies(run: Run, captured: Captured, device: str) -> LatencyModel:
-    """The table that was measured on this device.
-
-    Raises:
-        StageMissingError: none was.
-        CorruptDataError: it is not readable.
-    """
-    found = run.documents.read_json(layout.latencies_key(device))
-    if found is None or found.get("model") != captured.manifest["model"]["digest"]:
-        there = [layout.name_of(name.removesuffix(".json")) for name in run.documents.names(layout.LATENCIES)]
-        raise StageMissingError(
-            f"No latencies were measured on '{device}'.",
-            expected=f"a table of '{device}'",
-            got=", ".join(f"'{name}'" for name in there) or "none",
-            where=run.url,
-            remedy=f"run `streamsparse latency {run.url} --device {device}` on the machine that is meant",
-        )
-    try:
-        return LatencyModel.from_json(found, captured.costs)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptDataError(
-            "A table of latencies is not readable.", got=repr(error), where=layout.latencies_key(device),
-            remedy=f"run `streamsparse latency {run.url} --device {device}` again",
-        ) from error  # fmt: skip
 
 
 def _on(model: nn.Module, device: str) -> nn.Module:

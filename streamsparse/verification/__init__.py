@@ -17,7 +17,13 @@ from streamsparse.store import Run, layout
 from streamsparse.verification.activations import check_activations
 from streamsparse.verification.beginning import check_manifest, check_weights
 from streamsparse.verification.findings import Findings, Problem, Subject
-from streamsparse.verification.outcomes import check_checkpoints, check_evaluations, check_fronts, check_solution
+from streamsparse.verification.outcomes import (
+    check_checkpoints,
+    check_evaluations,
+    check_fronts,
+    check_latencies,
+    check_solution,
+)
 from streamsparse.verification.sums import check_lanes, check_partials, check_statistics
 
 Check = Callable[[Subject, Findings], None]
@@ -33,6 +39,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("solution", check_solution),
     ("checkpoints", check_checkpoints),
     ("evaluations", check_evaluations),
+    ("latencies", check_latencies),
 ]
 """(part, check), in the order of the stages."""
 

@@ -10,6 +10,7 @@ from torch import nn
 from streamsparse.errors import CheckpointError, StageMissingError, StreamsparseError
 from streamsparse.events import reporting
 from streamsparse.intake.captured import original_model
+from streamsparse.intake.latencies import read_latencies
 from streamsparse.solve.fronts import GroupFront
 from streamsparse.store import layout
 from streamsparse.store.solution import read_buffers, read_solution, read_weights
@@ -165,3 +166,13 @@ def check_evaluations(subject: Subject, findings: Findings) -> None:
             key = f"evaluations/{name}"
             with findings.guarding(key, "run `streamsparse evaluate` again"):
                 subject.run.documents.read_json(key)
+
+
+def check_latencies(subject: Subject, findings: Findings) -> None:
+    """Whether tables of latencies can be interpolated; those of another model are never used."""
+    if subject.captured is None:
+        return
+    for name in names_below(subject.run, layout.LATENCIES):
+        device = layout.name_of(name.removesuffix(".json"))
+        with findings.guarding(f"{layout.LATENCIES}/{name}", f"run `streamsparse latency --device {device}` again"):
+            read_latencies(subject.run, subject.captured, device)
