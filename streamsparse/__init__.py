@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from streamsparse.network import find_groups as find_groups
     from streamsparse.run import Result as Result
     from streamsparse.run import prune as prune
+    from streamsparse.sensitivity import measure_sensitivities as measure_sensitivities
     from streamsparse.sequential import refit as refit
     from streamsparse.solve import SolveSettings as SolveSettings
     from streamsparse.solve import solve as solve
@@ -50,6 +51,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "find_groups": "network",
     "load": "write.checkpoint",
+    "measure_sensitivities": "sensitivity",
     "merge": "merging",
     "prune": "run",
     "refit": "sequential",

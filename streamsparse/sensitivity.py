@@ -101,7 +101,7 @@ def measure_sensitivities(
     check_request(images, levels, by)
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
-    fronts = _committed_fronts(run, captured)
+    fronts = committed_fronts(run, captured)
     statistics = Statistics(run).require(captured.manifest["layers"])
     original = original_model(run, model)
     sample, unseen = measuring_images(run, captured, data, images)
@@ -185,7 +185,12 @@ def measuring_images(run: Run, captured: Captured, data: object, count: int) -> 
     return replace(everything, indices=sample.indices[:count]), False
 
 
-def _committed_fronts(run: Run, captured: Captured) -> dict[str, GroupFront]:
+def committed_fronts(run: Run, captured: Captured) -> dict[str, GroupFront]:
+    """The fronts of all groups that can be cut, as `solve` left them.
+
+    Raises:
+        StageMissingError: names those that are not there.
+    """
     whole = whole_groups(captured.graph, captured.manifest["layers"])
     names = [group.name for group in captured.graph.groups if group.name not in whole]
     records = {name: run.records.read(layout.front_key(name)) for name in names}

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from streamsparse.cli import accumulating, capturing, inspecting, merging, refitting, results, solving, timing
+from streamsparse.cli import (
+    accumulating,
+    capturing,
+    inspecting,
+    measuring,
+    merging,
+    refitting,
+    results,
+    solving,
+    timing,
+)
 
 app = typer.Typer(
     name="streamsparse",
@@ -22,6 +32,7 @@ app.command("prune")(capturing.prune)
 app.command("capture")(capturing.capture)
 app.command("accumulate")(accumulating.accumulate)
 app.command("solve")(solving.solve)
+app.command("sensitivity")(measuring.sensitivity)
 app.command("refit")(refitting.refit)
 app.command("write")(results.write)
 app.command("evaluate")(results.evaluate)
