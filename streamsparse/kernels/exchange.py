@@ -118,18 +118,6 @@ def _neighbourhoods(
     ]
 
 
-def addition_gains(
-    problem: Problem, support: Int64[np.ndarray, " kept"], ridge: float = DEFAULT_RIDGE
-) -> Float64[np.ndarray, " positions"]:
-    """By how much the training error falls when one position is added to the support; 0 for those in it."""
-    positions = check_problem(problem)
-    dropped = np.setdiff1d(np.arange(positions), support)
-    gains = np.zeros(positions)
-    for neighbourhood in _neighbourhoods(problem, np.asarray(support), dropped, ridge):
-        gains[dropped] += neighbourhood.addition_gains()
-    return gains
-
-
 @dataclass(frozen=True, eq=False)
 class Surroundings:
     """A support with what it costs to leave it by one position.

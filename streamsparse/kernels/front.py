@@ -14,10 +14,11 @@ import numpy as np
 from streamsparse.errors import UsageError
 from streamsparse.kernels.elimination import eliminate
 from streamsparse.kernels.entropic_path import EPS_H_VALUES, EPS_L2_VALUES, PathPoint, entropic_path
-from streamsparse.kernels.exchange import Surroundings, addition_gains, search
+from streamsparse.kernels.exchange import Surroundings, search
+from streamsparse.kernels.growth import addition_gains, grow
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.pareto import Front, held_out_errors, trivial_front
-from streamsparse.kernels.regression import Problem, chain_errors, check_problem, safe_ridge, support_error
+from streamsparse.kernels.regression import Problem, chain_errors, check_problem, safe_ridge
 
 __all__ = ["Front", "Method", "held_out_errors", "solve_front"]
 
@@ -158,13 +159,17 @@ def _beside(problem: Problem, found: Surroundings, front: Front) -> list[tuple[n
 
 
 def _tightened(front: Front, problem: Problem) -> Front:
-    """Where the front only extended a smaller support, extend it by the best position, with its own error."""
-    for count in range(1, front.positions):
-        if front.errors[count] == front.errors[count - 1] > 0:
-            smaller = front.supports[count - 1]
-            gains = addition_gains(problem, smaller, front.ridge)
-            gains[smaller] = -np.inf
-            support = np.append(smaller, int(np.argmax(gains)))
-            error = support_error(problem, support, front.ridge)
-            front = front.offer(support, error, front.methods[count])
+    """Where the front only extended a smaller support, grow that one by the best positions instead."""
+    count = 0
+    while count < front.positions:
+        last = count
+        while last + 1 < front.positions and front.errors[last + 1] == front.errors[count] > 0:
+            last += 1
+        if last > count:
+            added = grow(problem, front.supports[count], last - count, front.ridge)
+            order = np.append(front.supports[count], added)
+            errors = chain_errors(problem, order, front.ridge)
+            supports = [(order[:size], float(errors[size])) for size in range(count + 1, last + 1)]
+            front = front.merge(supports, front.methods[count])
+        count = last + 1
     return front

@@ -143,13 +143,26 @@ def held_out_errors(
             got=f"{len(training)} training, {len(validation)} validation",
         )
     wanted = range(front.positions + 1) if counts is None else counts
-    errors = np.zeros((len(training), len(wanted)))
-    for fold, (fitted_on, left_out) in enumerate(zip(training, validation, strict=True)):
-        own = _ridge_for(fitted_on, front.supports[max(wanted, default=0)], ridge)
-        for place, count in enumerate(wanted):
-            errors[fold, place] = _validation_error(fitted_on, left_out, front.supports[count], own)
-    mean: np.ndarray = errors.mean(axis=0)
+    supports = [front.supports[count] for count in wanted]
+    by_fold = [
+        support_errors(fitted_on, left_out, supports, ridge)
+        for fitted_on, left_out in zip(training, validation, strict=True)
+    ]
+    mean: np.ndarray = np.mean(by_fold, axis=0)
     return mean
+
+
+def support_errors(
+    training: Problem, validation: Problem, supports: Sequence[np.ndarray], ridge: float
+) -> Float64[np.ndarray, " supports"]:
+    """Relative error in one fold, mean over the consumers, of each support's refit to the others.
+
+    Args:
+        training: moments of the other folds; validation: of the fold, about the means of `training`.
+        ridge: relative to each channel's mean diagonal; raised where the largest support's Gram needs it.
+    """
+    own = _ridge_for(training, max(supports, key=len, default=np.arange(0)), ridge)
+    return np.array([_validation_error(training, validation, support, own) for support in supports])
 
 
 def _ridge_for(problem: Problem, support: np.ndarray, ridge: float) -> float:

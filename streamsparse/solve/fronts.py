@@ -14,8 +14,9 @@ from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, ignore, reporting
 from streamsparse.kernels.front import Method, solve_front
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
-from streamsparse.kernels.pareto import FoundBy, Front, held_out_errors
+from streamsparse.kernels.pareto import FoundBy, Front, support_errors
 from streamsparse.kernels.regression import Problem
+from streamsparse.solve.narrowing import narrowed
 from streamsparse.solve.problems import Statistics, fold_problems, group_problem
 from streamsparse.solve.threads import blas_threads
 from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
@@ -23,6 +24,7 @@ from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
 _CROSS_VALIDATION_FLOPS = 1e11  # per group: some 5 s on one core
 _SPREAD_COUNTS = 24
+_WORTH_NARROWING = 0.75  # of the positions: above, a narrowed copy of the statistics saves little
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,31 @@ def solve_group(
     folds = len(statistics[group.consumers[0].layer])
     counts = _evaluated_counts(problem, folds)
     del problem  # a wide layer's Gram is large, and one fold at a time is held below
+    errors = _cross_validated(group, geometries, statistics, front, counts)
+    return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
+
+
+def _cross_validated(
+    group: ChannelGroup,
+    geometries: Mapping[str, LayerGeometry],
+    statistics: Statistics,
+    front: Front,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """Held-out errors at these counts, on the positions alone that their supports need."""
+    supports = [front.supports[count] for count in counts]
+    needed = np.unique(np.concatenate(supports))
+    few = len(needed) and len(needed) <= _WORTH_NARROWING * front.positions
+    small = narrowed(group, geometries, statistics, needed) if few else None
+    if small is not None:
+        group, geometries, statistics = small
+        supports = [np.searchsorted(needed, support) for support in supports]
     by_fold = [
-        held_out_errors([training], [held_out], front, front.ridge, counts.tolist())
+        support_errors(training, held_out, supports, front.ridge)
         for training, held_out in fold_problems(group, geometries, statistics)
     ]
-    errors = np.mean(by_fold, axis=0)
-    return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
+    errors: np.ndarray = np.mean(by_fold, axis=0)
+    return errors
 
 
 def _evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
