@@ -1,0 +1,190 @@
+"""What all rows of `pipelines.one_shot` share: one capture, its fronts, what cutting each group does, the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from pipelines.networks import Subjects
+from streamsparse.accumulate import accumulate
+from streamsparse.capture import CaptureSettings, Images, calibration_images, capture
+from streamsparse.evaluate import Comparison
+from streamsparse.events import OnEvent
+from streamsparse.intake.captured import Captured, read_captured
+from streamsparse.kernels.entropic_path import PathPoint
+from streamsparse.kernels.front import solve_front
+from streamsparse.sensitivity import measure_sensitivities
+from streamsparse.solve import GroupFront, SolveSettings
+from streamsparse.solve.losses import predicted_losses
+from streamsparse.solve.problems import group_problem
+from streamsparse.solve.stage import find_fronts
+from streamsparse.solve.threads import blas_threads
+from streamsparse.store import Run
+from streamsparse.store.statistics import Statistics
+
+SENSITIVITY_IMAGES = 256
+TEST_BATCH = 250
+SETTINGS = CaptureSettings(sink="statistics", batch_images=100, folds=5, products="float32")
+
+
+@dataclass(frozen=True, eq=False)
+class EntropicPath:
+    """The paper's path of one group.
+
+    Attributes:
+        points: in the order of the walk.
+        errors: training error of the best support of every count along it, (positions + 1,).
+    """
+
+    points: tuple[PathPoint, ...]
+    errors: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One calibration sample of one network.
+
+    Attributes:
+        subjects: the network and its data.
+        run: with statistics and fronts.
+        captured: of the run.
+        images: the calibration images.
+        fronts: best of all methods, by group.
+        paths: the paper's, by group.
+        losses: predicted divergence of the network with one group cut, by group and count.
+        stages: passes of a sequential refit.
+        memory: the weights that were found last (mutable).
+    """
+
+    subjects: Subjects
+    run: Run
+    captured: Captured
+    images: Images
+    fronts: dict[str, GroupFront]
+    paths: dict[str, EntropicPath]
+    losses: dict[str, np.ndarray]
+    stages: int
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def entropic_errors(self, group: str) -> np.ndarray:
+        """Held-out errors of the path's supports: training errors, times held-out over training of the best."""
+        front = self.fronts[group]
+        ratios = front.held_out / np.maximum(front.front.errors, 1e-12)
+        return np.asarray(self.paths[group].errors * np.maximum(ratios, 1.0))
+
+
+@dataclass
+class Clock:
+    """Wall seconds by name; what is repeated after a restart keeps what it took at first (mutable)."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timing(self, name: str, *, done: bool = False) -> Iterator[None]:
+        """Time a piece of work, unless it was `done` before this call."""
+        started = perf_counter()
+        yield
+        if not done or name not in self.seconds:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+
+
+def prepare(
+    subjects: Subjects, folder: Path, *, images: int, seed: int, stages: int, clock: Clock, on_event: OnEvent
+) -> Bench:
+    """Everything that the budgets share; whatever lies in the folder is used again."""
+    run = Run.at(folder)
+    with clock.timing("capture", done=run.documents.exists("statistics")):
+        capture(
+            subjects.model,
+            subjects.calibration,
+            run,
+            images=images,
+            seed=seed,
+            settings=SETTINGS,
+            on_event=on_event,
+        )
+        accumulate(run, executor="serial", on_event=on_event)
+    captured = read_captured(run)
+    with clock.timing("fronts", done="fronts" in clock.seconds):
+        fronts = find_fronts(run, captured, SolveSettings("best"), on_event)
+    with clock.timing("entropic paths", done="entropic paths" in clock.seconds):
+        paths = {name: _path(run, captured, name, folder) for name in fronts}
+    with clock.timing("sensitivity", done="sensitivity" in clock.seconds):
+        measured = measure_sensitivities(
+            run, subjects.calibration, model=subjects.model, images=SENSITIVITY_IMAGES, on_event=on_event
+        )
+    losses = predicted_losses(fronts, measured)
+    sample = calibration_images(subjects.calibration, images=images, seed=seed)
+    return Bench(subjects, run, captured, sample, fronts, paths, losses, stages)
+
+
+def _path(run: Run, captured: Captured, name: str, folder: Path) -> EntropicPath:
+    """The walk of one group, from the file of an earlier call if there is one."""
+    file = folder.with_name(f"{folder.name}-entropic") / f"{name}.npz"
+    if not file.exists():
+        group, statistics = captured.graph.group(name), Statistics(run)
+        own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
+        points: list[PathPoint] = []
+        with blas_threads(max(captured.graph.layers[layer].columns for layer in own)):
+            problem = group_problem(group, captured.graph.layers, own)
+            front = solve_front(problem, method="entropic", on_iteration=points.append)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as opened:
+            np.savez(
+                opened, errors=front.errors, eps=np.array([(p.eps_l2, p.eps_h, p.w_steps) for p in points]),
+                w=np.stack([p.w for p in points]), ranking=np.stack([p.ranking for p in points]),
+            )  # fmt: skip
+        partial.replace(file)
+    with np.load(file) as found:
+        rows = zip(found["eps"], found["w"], found["ranking"], strict=True)
+        walk = tuple(PathPoint(float(eps[0]), float(eps[1]), w, order, int(eps[2])) for eps, w, order in rows)
+        return EntropicPath(walk, found["errors"])
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """The first so many test images, and what the original says of them.
+
+    Attributes:
+        test: items are (image, label).
+        images: how many.
+        logits: of the original, (images, classes), float64.
+        labels: (images,).
+    """
+
+    test: TensorDataset
+    images: int
+    logits: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, subjects: Subjects, images: int) -> Examination:
+        """One pass of the original."""
+        labels = torch.as_tensor(subjects.test[slice(0, images)][1])
+        return cls(subjects.test, len(labels), _logits(subjects.model, subjects.test, len(labels)), labels)
+
+    def of_pruned(self, model: nn.Module) -> Comparison:
+        """As `streamsparse.evaluate.compare`, without running the original again."""
+        logits = _logits(model, self.test, self.images)
+        wanted, given = self.logits.log_softmax(1), logits.log_softmax(1)
+        right = [float((found.argmax(1) == self.labels).double().mean()) for found in (self.logits, logits)]
+        agreement = float((logits.argmax(1) == self.logits.argmax(1)).double().mean())
+        divergence = float((wanted.exp() * (wanted - given)).sum(1).mean())
+        return Comparison(self.images, right[0], right[1], agreement, divergence)
+
+
+def _logits(model: nn.Module, test: TensorDataset, images: int) -> Tensor:
+    model = model.eval()
+    with torch.inference_mode():
+        spans = [slice(first, min(images, first + TEST_BATCH)) for first in range(0, images, TEST_BATCH)]
+        return torch.cat([model(test[span][0]).double() for span in spans])
