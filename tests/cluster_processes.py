@@ -103,7 +103,7 @@ def run_client(place: Place, arguments: list[str], config: dict[str, Any], print
 def fork_server() -> ForkServerContext:
     """With what these processes import, and what other tests have forked."""
     found = multiprocessing.get_context("forkserver")
-    forked = ["distributed", "streamsparse.cli.app", "streamsparse.run", "streamsparse.accumulate.cluster"]
+    forked = ["distributed", "streamsparse.cli.app", "streamsparse.run", "streamsparse.executors.cluster"]
     lazily_imported = [
         "torch.export",
         "torch._dynamo",

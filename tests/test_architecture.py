@@ -16,7 +16,7 @@ REPOSITORY = ROOT.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "errors", "events"),
     ("kernels",),
-    ("network", "store"),
+    ("network", "store", "executors"),
     ("intake",),
     ("capture", "accumulate", "solve", "write", "evaluate", "report"),
     (

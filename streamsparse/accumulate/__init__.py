@@ -1,6 +1,5 @@
 """Accumulate: stored activations into sufficient statistics, once, out of core, on any executor."""
 
-from streamsparse.accumulate.executors import open_executor
 from streamsparse.accumulate.following import follow
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
 from streamsparse.accumulate.report import AccumulateReport
@@ -14,6 +13,5 @@ __all__ = [
     "accumulate_stream",
     "dry_run",
     "follow",
-    "open_executor",
     "plan_accumulation",
 ]

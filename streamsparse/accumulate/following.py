@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 
-from streamsparse.accumulate.executors import open_executor
 from streamsparse.accumulate.plan import AccumulatePlan, AccumulateSettings, plan_accumulation
 from streamsparse.accumulate.report import AccumulateReport
 from streamsparse.accumulate.stage import (
@@ -26,9 +25,9 @@ from streamsparse.accumulate.stage import (
     lane_step,
     resources_of,
 )
-from streamsparse.accumulate.steps import Executor, Report
 from streamsparse.errors import RunNotFoundError, StageMissingError, UsageError
 from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
+from streamsparse.executors import Executor, Report, open_executor
 from streamsparse.kernels.shift_sums import shift_bytes
 from streamsparse.store import Run
 from streamsparse.store.activations import ActivationReader

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from math import lcm, prod
 
 import numpy as np
-import psutil
 
 from streamsparse.errors import MemoryLimitError, UsageError
 from streamsparse.kernels.gram_blocks import GramBlock, block_bytes, finished_shapes, split_blocks
@@ -27,7 +26,6 @@ COPY_BYTES = 128 * 2**20  # for reading a quarter as much; halved until a task f
 LEAST_COPY_BYTES = 16 * 2**20
 LEAST_CHANNELS = 8
 READ_AHEAD = 1
-GROWTH_BYTES = 64 * 2**20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 _SLACK = 1.05
 
@@ -58,11 +56,6 @@ class Resources:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError("Somebody has to work.", expected="≥ 1", got=self.workers, where="--workers")
-
-
-def process_bytes() -> int:
-    """Resident memory of this process now, and what threads and libraries will take when they start to work."""
-    return int(psutil.Process().memory_info().rss) + GROWTH_BYTES
 
 
 def keep_freed_memory() -> None:

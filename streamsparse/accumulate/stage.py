@@ -11,7 +11,6 @@ from time import perf_counter
 
 import psutil
 
-from streamsparse.accumulate.executors import SerialExecutor, open_executor
 from streamsparse.accumulate.memory import Resources
 from streamsparse.accumulate.plan import (
     AccumulatePlan,
@@ -23,10 +22,10 @@ from streamsparse.accumulate.plan import (
 )
 from streamsparse.accumulate.report import AccumulateReport
 from streamsparse.accumulate.shards import merge_shards, merged_already
-from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.accumulate.task import FinishTask, draft_of, finish_lanes, sum_lane
 from streamsparse.errors import MemoryLimitError, UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
+from streamsparse.executors import Executor, Report, SerialExecutor, Step, open_executor
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.statistics import Statistics
@@ -115,7 +114,9 @@ def resources_of(executor: Executor, settings: AccumulateSettings) -> Resources:
     """The executor's workers; without any limit, most of this machine's memory."""
     limits = [limit for limit in (settings.memory_limit_bytes, executor.memory_limit_bytes()) if limit is not None]
     limit = min(limits) if limits else int(_SHARE_OF_MACHINE * psutil.virtual_memory().total)
-    return Resources(executor.workers, executor.process_bytes(), limit, executor.tasks_per_process)
+    return Resources(
+        executor.workers, executor.process_bytes(sum_lane.__module__), limit, executor.tasks_per_process
+    )
 
 
 def earlier_cuts(run: Run, reader: ActivationReader, settings: AccumulateSettings) -> dict[str, Sequence[int]]:

@@ -32,9 +32,9 @@ from distributed import Client, LocalCluster, Worker
 from torch import Tensor, nn
 
 from streamsparse.accumulate import AccumulateSettings, accumulate_stream, plan_accumulation
-from streamsparse.accumulate.cluster import DaskExecutor
 from streamsparse.accumulate.stage import resources_of
 from streamsparse.capture import CaptureSettings, capture
+from streamsparse.executors.cluster import DaskExecutor
 from streamsparse.kernels.folds import FoldSums, empty_folds, finish_folds, update_folds
 from streamsparse.network import find_groups
 from streamsparse.solve import SolveSettings

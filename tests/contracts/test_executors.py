@@ -25,12 +25,11 @@ import pytest
 from distributed import LocalCluster
 
 from streamsparse.accumulate import AccumulateSettings, accumulate, accumulate_stream, plan_accumulation
-from streamsparse.accumulate import cluster as cluster_module
 from streamsparse.accumulate import plan as planning
-from streamsparse.accumulate.executors import open_executor
 from streamsparse.accumulate.memory import Resources
-from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.errors import ClusterError, CorruptDataError, HalfOverflowError, UsageError
+from streamsparse.executors import Executor, Report, Step, open_executor
+from streamsparse.executors import cluster as cluster_module
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
 from tests.small import captured_run, flip_bit, largest_difference, statistics_arrays

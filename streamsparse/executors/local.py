@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from streamsparse.accumulate.memory import process_bytes
-from streamsparse.accumulate.steps import Executor, Report, Step
 from streamsparse.errors import UsageError
+from streamsparse.executors.processes import process_bytes
+from streamsparse.executors.steps import Executor, Report, Step
 
 
 class SerialExecutor:
@@ -20,7 +20,7 @@ class SerialExecutor:
     workers = 1
     tasks_per_process = 1
 
-    def process_bytes(self) -> int:
+    def process_bytes(self, module: str) -> int:
         """Of this process."""
         return process_bytes()
 
@@ -42,7 +42,7 @@ class ThreadExecutor:
     def __init__(self, workers: int) -> None:
         self.workers = self.tasks_per_process = workers
 
-    def process_bytes(self) -> int:
+    def process_bytes(self, module: str) -> int:
         """Of this process."""
         return process_bytes()
 
@@ -95,7 +95,7 @@ def open_executor(
     """
     count = workers or os.cpu_count() or 1
     if scheduler is not None or kind == "processes":
-        from streamsparse.accumulate.cluster import cluster_executor  # Dask takes a second to import
+        from streamsparse.executors.cluster import cluster_executor  # Dask takes a second to import
 
         with cluster_executor(scheduler, count, memory_limit_bytes) as executor:
             yield executor

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any
 from uuid import uuid4
@@ -14,9 +15,9 @@ import dask
 from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
-from streamsparse.accumulate.memory import process_bytes
-from streamsparse.accumulate.steps import Report, Step
 from streamsparse.errors import ClusterError, UsageError
+from streamsparse.executors.processes import process_bytes
+from streamsparse.executors.steps import Report, Step
 
 _TIMEOUT_SECONDS = 20
 _POLL_SECONDS = 0.1
@@ -52,10 +53,10 @@ class DaskExecutor:
         with _translated():
             return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
 
-    def process_bytes(self) -> int:
-        """The largest of the workers, after they have imported what they need."""
+    def process_bytes(self, module: str) -> int:
+        """The largest of the workers, after they have imported the module."""
         with _translated():
-            return int(max(self._client.run(_worker_bytes).values()))
+            return int(max(self._client.run(_worker_bytes, module).values()))
 
     def memory_limit_bytes(self) -> int | None:
         """What a worker may use: Dask kills one at 95 % of its limit."""
@@ -101,10 +102,9 @@ def _work(work: Callable[[Any, Report], None], item: Any, topic: str, *_: object
     work(item, lambda amount: worker.log_event(topic, amount))
 
 
-def _worker_bytes() -> int:
+def _worker_bytes(module: str) -> int:
     """Runs on a worker."""
-    import streamsparse.accumulate.task  # noqa: F401  what a task will import
-
+    import_module(module)
     return process_bytes()
 
 
@@ -114,11 +114,11 @@ def _translated() -> Iterator[None]:
         yield
     except _FAILURES as error:
         raise ClusterError(
-            "The Dask cluster failed while it summed statistics.",
+            "The Dask cluster failed while it worked.",
             got=f"{type(error).__name__}: {error}",
             remedy="check the scheduler's and the workers' logs (a worker that is killed again and again needs a "
             "higher memory limit) and that the workers have this version of streamsparse; then run the same "
-            "command again: it goes on from the partial sums in the run",
+            "command again: it goes on from what is in the run",
         ) from error
 
 

@@ -39,8 +39,8 @@ class Executor(Protocol):
     workers: int
     tasks_per_process: int
 
-    def process_bytes(self) -> int:
-        """What a worker's process holds before it works."""
+    def process_bytes(self, module: str) -> int:
+        """What a worker's process holds before it works, with the module imported that its work is in."""
         ...
 
     def memory_limit_bytes(self) -> int | None:
