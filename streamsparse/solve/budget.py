@@ -1,4 +1,4 @@
-"""Budgets: how small the network must become, and which channel counts meet it at the least predicted error."""
+"""Budgets: how small the network must become, and which channel counts meet it at the least predicted loss."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamsparse.errors import BudgetError
 from streamsparse.kernels.costs import CostModel
+from streamsparse.solve.allocation import least_cost, least_loss
+from streamsparse.solve.architecture import Architecture, Choices, CostTable
 
-_QUANTITIES = ("params", "macs", "bytes")
-_FORMS = "params=X, macs=X or bytes=X (a fraction up to 1 or an absolute number), sparsity=X, or max-error=X"
+QUANTITIES = ("params", "macs", "bytes")
+_FORMS = (
+    "params=X, macs=X or bytes=X (a fraction up to 1 or an absolute number), sparsity=X, max-error=X or max-loss=X"
+)
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,22 @@ class Budget:
     """A bound on the pruned network.
 
     Attributes:
-        kind: "params", "macs", "bytes" or "max-error".
+        kind: "params", "macs", "bytes", "max-error" or "max-loss".
         limit: the largest number of parameters, MACs or bytes as a fraction of the original's if at most 1, else
-            absolute; or the largest held-out relative error of every group.
+            absolute; or the largest held-out relative error of every group; or the largest predicted loss of the
+            network (nats per image), within which the parameters are fewest.
     """
 
     kind: str
     limit: float
 
+    def absolute(self, costs: CostModel) -> float:
+        """The limit in parameters, MACs or bytes."""
+        return self.limit * cost_of(costs, self.kind, {}) if self.limit <= 1 else self.limit
+
 
 def parse_budget(text: str) -> Budget:
-    """`params=0.2`, `macs=0.5`, `bytes=1000000`, `sparsity=0.887` or `max-error=0.01`.
+    """`params=0.2`, `macs=0.5`, `bytes=1000000`, `sparsity=0.887`, `max-error=0.01` or `max-loss=0.02`.
 
     Raises:
         BudgetError: anything else.
@@ -44,99 +54,88 @@ def parse_budget(text: str) -> Budget:
         limit = -1.0
     if kind == "sparsity" and 0 <= limit < 1:
         return Budget("params", 1 - limit)
-    if (kind in _QUANTITIES and limit > 0) or (kind == "max-error" and limit >= 0):
+    if (kind in QUANTITIES and limit > 0) or (kind in ("max-error", "max-loss") and limit >= 0):
         return Budget(kind, limit)
     raise BudgetError("This budget does not parse.", expected=_FORMS, got=text, where="--budget")
 
 
 def allocate(
-    budget: Budget, errors: Mapping[str, np.ndarray], costs: CostModel, fixed: Mapping[str, int] | None = None
+    budget: Budget,
+    losses: Mapping[str, np.ndarray],
+    costs: CostModel,
+    fixed: Mapping[str, int] | None = None,
+    *,
+    errors: Mapping[str, np.ndarray] | None = None,
+    allowed: Mapping[str, NDArray[np.int64]] | None = None,
+    supports: Mapping[str, Sequence[NDArray[np.int64]]] | None = None,
 ) -> dict[str, int]:
-    """Channels to keep in every group.
+    """Channels to keep in every group: of those within the budget, the counts of least predicted loss.
 
     Args:
         budget: the bound.
-        errors: for every group, the predicted relative error with k positions kept, (positions + 1,).
+        losses: for every group, the predicted loss with k positions kept, (positions + 1,); the network's is their
+            sum.
         costs: of every architecture.
         fixed: groups whose count is given.
+        errors: held-out relative errors of the same form, for `max-error`; None for the losses.
+        allowed: counts that a group may have, ascending; all from 1 for groups that are absent.
+        supports: positions that every count keeps, so that costs are exact where positions differ in theirs.
 
     Raises:
-        BudgetError: even one channel per free group exceeds the bound; says what is the least possible.
+        BudgetError: even the smallest architecture exceeds the bound on costs, or the largest the bound on the
+            loss; says what is the least possible.
     """
-    fixed = dict(fixed or {})
-    free = {name: error for name, error in errors.items() if name not in fixed}
+    every = {name: np.arange(1, len(curve)) for name, curve in losses.items()}
+    counts_of = every | dict(allowed or {}) | {name: np.array([count]) for name, count in (fixed or {}).items()}
     if budget.kind == "max-error":
-        return fixed | {name: least_count(error, budget.limit) for name, error in free.items()}
-    start = fixed | {name: len(error) - 1 for name, error in free.items()}
-    smallest = fixed | dict.fromkeys(free, 1)
-    limit = budget.limit * cost_of(costs, budget.kind, {}) if budget.limit <= 1 else budget.limit
-    if cost_of(costs, budget.kind, smallest) > limit:
+        return {
+            name: least_count(error, budget.limit, counts_of[name]) for name, error in (errors or losses).items()
+        }
+    choices = [
+        Choices.of(name, curve, costs, counts_of[name], (supports or {}).get(name))
+        for name, curve in losses.items()
+    ]
+    if budget.kind == "max-loss":
+        return _within_loss(CostTable(costs, "params", choices), budget.limit)
+    return _within_cost(CostTable(costs, budget.kind, choices), budget.kind, budget.absolute(costs))
+
+
+def _within_cost(table: CostTable, kind: str, limit: float) -> dict[str, int]:
+    smallest = Architecture(table, [0] * len(table.choices))
+    if round(smallest.cost) > limit:
         raise BudgetError(
             "No architecture meets this budget.",
-            expected=f"{budget.kind} ≤ {limit:,.0f}",
-            got=f"at least {cost_of(costs, budget.kind, smallest):,} with one channel in every group",
+            expected=f"{kind} ≤ {limit:,.0f}",
+            got=f"at least {round(smallest.cost):,} with as few channels in every group as may be",
             where="--budget",
-            remedy="raise the budget, or fix fewer channel counts",
+            remedy="raise the budget, fix fewer channel counts, or loosen the constraints",
         )
-    return _descend(start, free, costs, budget.kind, limit)
+    return least_loss(table, limit).counts
 
 
-def least_count(errors: np.ndarray, bound: float) -> int:
-    """The least count from 1 up whose error, and every larger count's, is within `bound`; all if none is."""
-    within = errors[1:] <= bound
-    first = len(within) - int(np.argmin(within[::-1])) if not within.all() else 0
-    return min(first + 1, len(within))
+def _within_loss(table: CostTable, limit: float) -> dict[str, int]:
+    """Fewest parameters."""
+    largest = Architecture(table, [len(one.counts) - 1 for one in table.choices])
+    if largest.loss > limit:
+        raise BudgetError(
+            "No architecture meets this bound on the predicted loss.",
+            expected=f"a predicted loss of at most {limit:g}",
+            got=f"at least {largest.loss:.3g} with as many channels in every group as may be",
+            where="--budget",
+            remedy="raise the bound, fix fewer channel counts, or drop fewer channels",
+        )
+    return least_cost(table, limit).counts
+
+
+def least_count(errors: np.ndarray, bound: float, allowed: np.ndarray | None = None) -> int:
+    """The least allowed count whose error, and every larger one's, is within `bound`; the largest if none is."""
+    counts = np.arange(1, len(errors)) if allowed is None else allowed
+    beyond = np.flatnonzero(errors[counts] > bound)
+    first = int(beyond[-1]) + 1 if beyond.size else 0
+    return int(counts[min(first, len(counts) - 1)])
 
 
 def cost_of(costs: CostModel, kind: str, counts: Mapping[str, int]) -> int:
     """Parameters, MACs or bytes of an architecture; groups that are absent are whole."""
     functions = {"params": costs.parameters, "macs": costs.macs, "bytes": costs.bytes}
     return functions[kind](counts)
-
-
-def _descend(
-    counts: dict[str, int], errors: Mapping[str, np.ndarray], costs: CostModel, kind: str, limit: float
-) -> dict[str, int]:
-    """Steepest descent: of all reductions of one group, take the one that costs least error per unit saved.
-
-    A step may pass over several counts at once, so that a bump in a group's error does not block the way. What
-    the last step saved beyond the limit is then given back where it lowers the error most.
-    """
-    current = cost_of(costs, kind, counts)
-    while current > limit:
-        name, count = min(_reductions(counts, errors, costs, kind, current, limit), key=lambda step: step[0])[1]
-        counts = {**counts, name: count}
-        current = cost_of(costs, kind, counts)
-    return _give_back(counts, errors, costs, kind, limit)
-
-
-def _reductions(
-    counts: Mapping[str, int],
-    errors: Mapping[str, np.ndarray],
-    costs: CostModel,
-    kind: str,
-    current: int,
-    limit: float,
-) -> Sequence[tuple[float, tuple[str, int]]]:
-    steps = []
-    for name, error in errors.items():
-        for count in range(counts[name] - 1, 0, -1):
-            saved = current - cost_of(costs, kind, {**counts, name: count})
-            if saved > 0:
-                steps.append(((error[count] - error[counts[name]]) / min(saved, current - limit), (name, count)))
-    return steps
-
-
-def _give_back(
-    counts: dict[str, int], errors: Mapping[str, np.ndarray], costs: CostModel, kind: str, limit: float
-) -> dict[str, int]:
-    while True:
-        candidates = [
-            (error[counts[name] + 1] - error[counts[name]], name)
-            for name, error in errors.items()
-            if counts[name] + 1 < len(error) and cost_of(costs, kind, {**counts, name: counts[name] + 1}) <= limit
-        ]
-        gain, name = min(candidates, default=(0.0, ""))
-        if gain >= 0:
-            return counts
-        counts = {**counts, name: counts[name] + 1}
