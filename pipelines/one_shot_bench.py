@@ -84,17 +84,16 @@ class Bench:
 
 @dataclass
 class Clock:
-    """Wall seconds by name; what is repeated after a restart keeps what it took at first (mutable)."""
+    """Wall seconds by name, of the first call that came to the end of it (mutable)."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def timing(self, name: str, *, done: bool = False) -> Iterator[None]:
-        """Time a piece of work, unless it was `done` before this call."""
+    def timing(self, name: str) -> Iterator[None]:
+        """Time a piece of work; what an earlier call left of it takes next to nothing, and does not count."""
         started = perf_counter()
         yield
-        if not done or name not in self.seconds:
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+        self.seconds.setdefault(name, perf_counter() - started)
 
 
 def prepare(
@@ -102,23 +101,16 @@ def prepare(
 ) -> Bench:
     """Everything that the budgets share; whatever lies in the folder is used again."""
     run = Run.at(folder)
-    with clock.timing("capture", done=run.documents.exists("statistics")):
-        capture(
-            subjects.model,
-            subjects.calibration,
-            run,
-            images=images,
-            seed=seed,
-            settings=SETTINGS,
-            on_event=on_event,
-        )
+    with clock.timing("capture"):
+        data = subjects.calibration
+        capture(subjects.model, data, run, images=images, seed=seed, settings=SETTINGS, on_event=on_event)
         accumulate(run, executor="serial", on_event=on_event)
     captured = read_captured(run)
-    with clock.timing("fronts", done="fronts" in clock.seconds):
+    with clock.timing("fronts"):
         fronts = find_fronts(run, captured, SolveSettings("best"), on_event)
-    with clock.timing("entropic paths", done="entropic paths" in clock.seconds):
+    with clock.timing("entropic paths"):
         paths = {name: _path(run, captured, name, folder) for name in fronts}
-    with clock.timing("sensitivity", done="sensitivity" in clock.seconds):
+    with clock.timing("sensitivity"):
         measured = measure_sensitivities(
             run, subjects.calibration, model=subjects.model, images=SENSITIVITY_IMAGES, on_event=on_event
         )

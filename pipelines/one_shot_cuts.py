@@ -101,8 +101,9 @@ def _score(group: ChannelGroup, tensors: Mapping[str, torch.Tensor], norms: set[
     total = np.zeros(group.size)
     for part in group.slices:
         if part.role is role and part.tensor.endswith(".weight") and (part.tensor in norms or not scaling):
-            rows = tensors[part.tensor].detach().double().abs().pow(power).movedim(part.dim, 0).flatten(1).sum(1)
-            total += np.array([float(rows[list(entries)].sum()) for entries in part.index])
+            entries = tensors[part.tensor].detach().double().abs().pow(power).movedim(part.dim, 0)
+            rows = entries.reshape(len(entries), -1).sum(1)
+            total += np.array([float(rows[list(own)].sum()) for own in part.index])
     if not total.any():
         raise NotComparableError(f"{by}: group '{group.name}' has no such scores")
     return np.asarray(total ** (1 / power))

@@ -54,8 +54,8 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
         f"# One-shot pruning, nothing trained: {found['network']}",
         "",
         f"{request['images']:,} calibration images without labels, {request['test_images']:,} test images, on "
-        f"which the original has {100 * base:.2f} % (standard error {100 * error:.2f}). Sparsity is the fraction of "
-        f"{found['original_parameters']:,} parameters that goes. Sequential refits in {request['stages']} stages.",
+        f"which the original has {100 * base:.2f} % (standard error {100 * error:.2f}). Sparsity is the fraction "
+        f"of {found['original_parameters']:,} parameters that goes. Refits in order: {request['stages']} passes.",
         *(_over_seeds(found["seeds"])),
     ]
     tables: list[tuple[str, Callable[[Mapping[str, Any]], float], Callable[[float], str]]] = [
