@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from scipy.linalg import cholesky, solve_triangular
 from scipy.linalg.blas import dgemm
-from scipy.linalg.lapack import dpotri
+from scipy.linalg.lapack import dpotri, spotri
 
 from streamsparse.errors import StatisticsError
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
@@ -53,11 +53,13 @@ class Elimination:
         return np.sort(self.order[len(self.order) - kept :])
 
 
-def inverse(system: Float64[np.ndarray, "columns columns"]) -> Float64[np.ndarray, "columns columns"]:
-    """Inverse of a symmetric positive definite matrix, Fortran order; `system` is overwritten."""
+def inverse(system: Float[np.ndarray, "columns columns"]) -> Float[np.ndarray, "columns columns"]:
+    """Inverse of a symmetric positive definite matrix, Fortran order, same dtype; `system` is overwritten."""
     # The transpose of a C-ordered array is in Fortran order: LAPACK then works in place, without a copy.
     factor = cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
-    result, status = dpotri(np.asfortranarray(factor), lower=1, overwrite_c=1)
+    result, status = (spotri if factor.dtype == np.float32 else dpotri)(
+        np.asfortranarray(factor), lower=1, overwrite_c=1
+    )
     if status:
         raise StatisticsError("A Gram matrix could not be inverted.", got=f"LAPACK status {status}")
     for row in range(1, len(result)):  # dpotri leaves the upper triangle alone
@@ -121,7 +123,7 @@ def diagonal_blocks(matrix: np.ndarray, taps: int) -> np.ndarray:
     return np.array(blocks[each, :, each, :])
 
 
-def eliminate(problem: Problem, ridge: float = DEFAULT_RIDGE) -> Elimination:
+def eliminate(problem: Problem, ridge: float = DEFAULT_RIDGE, *, ridge_is_safe: bool = False) -> Elimination:
     """Remove one position after the other, each time the one whose loss costs least, down to none.
 
     Ties (dead or duplicate channels) go to the lower position. Memory: the inverse of every consumer's Gram and
@@ -130,9 +132,10 @@ def eliminate(problem: Problem, ridge: float = DEFAULT_RIDGE) -> Elimination:
     Args:
         problem: consumers of one channel group; their relative errors are averaged.
         ridge: relative to each channel's mean diagonal, raised by powers of ten where a Gram needs it.
+        ridge_is_safe: it comes from `safe_ridge`, which need not be asked again.
     """
     positions = check_problem(problem)
-    ridge = safe_ridge(problem, ridge)
+    ridge = ridge if ridge_is_safe else safe_ridge(problem, ridge)
     counted = [
         _Consumer(regression, weight, ridge)
         for regression, weight in zip(problem, loss_weights(problem), strict=True)

@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64
 
 from streamsparse.kernels.entropic import EntropicResult, alternate, check_start
 from streamsparse.kernels.regression import Problem
+from streamsparse.kernels.single_precision import Precisions
 
 EPS_L2_VALUES = tuple(float(value) for value in np.geomspace(1e-9, 1e1, 31))
 EPS_H_VALUES = (0.0, 1e-3, 1e-2)
@@ -46,16 +47,21 @@ class PathPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class _Memory:
+class Memory:
     """When each channel was last in, and with which weight: the order of disappearance."""
 
     last_in: np.ndarray  # (positions,) number of the walk's step
     weight: np.ndarray  # (positions,) at that step
 
-    def after(self, w: np.ndarray) -> _Memory:
+    @classmethod
+    def of(cls, w: np.ndarray) -> Memory:
+        """Before the first step."""
+        return cls(np.zeros(len(w), dtype=np.int64), w)
+
+    def after(self, w: np.ndarray) -> Memory:
         """Remember one more step of the walk."""
         step = self.last_in.max() + 1
-        return _Memory(np.where(w > 0, step, self.last_in), np.where(w > 0, w, self.weight))
+        return Memory(np.where(w > 0, step, self.last_in), np.where(w > 0, w, self.weight))
 
     def ranking(self) -> np.ndarray:
         """Positions, best first; ties go to the lower position."""
@@ -75,6 +81,8 @@ def entropic_path(
 ) -> list[PathPoint]:
     """Walk ε_L2 upwards, and at each of its values ε_H upwards, until one channel is left.
 
+    As long as there are many active columns and ε_L2 is not tiny, the alternation runs in float32.
+
     Args:
         eps_l2_values, eps_h_values: walked in increasing order.
         start: probability vector to start from; uniform if None.
@@ -82,14 +90,15 @@ def entropic_path(
         on_point: called with every point as soon as it is solved.
     """
     w = check_start(problem, start)
-    memory = _Memory(np.zeros(len(w), dtype=np.int64), w)
+    memory = Memory.of(w)
     points: list[PathPoint] = []
+    precisions = Precisions(problem)
     for eps_l2 in sorted(eps_l2_values):
         fine_w, fine_memory = w, memory
         for number, eps_h in enumerate(sorted(eps_h_values)):
             before = np.count_nonzero(fine_w)
             result = alternate(
-                problem,
+                precisions.for_alternation(eps_l2, fine_w),
                 eps_l2=eps_l2,
                 eps_h=eps_h,
                 start=fine_w,
@@ -109,5 +118,5 @@ def entropic_path(
     return points
 
 
-def _point(eps_l2: float, eps_h: float, result: EntropicResult, memory: _Memory) -> PathPoint:
+def _point(eps_l2: float, eps_h: float, result: EntropicResult, memory: Memory) -> PathPoint:
     return PathPoint(eps_l2, eps_h, result.w, memory.ranking(), result.w_steps)

@@ -68,7 +68,8 @@ def weight_step(problem: Problem, w: Float64[np.ndarray, " positions"], eps_l2: 
 def _scaled_weights(regression: Regression, w: np.ndarray, eps_l2: float) -> np.ndarray:
     columns = columns_of(np.flatnonzero(w > 0), regression.taps)
     scale = np.repeat(w[w > 0], regression.taps)
-    right = scale[:, None] * regression.cross[columns]
+    right = regression.cross[columns]
+    right *= scale[:, None]
     system = ridge_system(regression, columns, scale, eps_l2)
     try:
         factor = cholesky(system.T, lower=True, overwrite_a=True, check_finite=False)
@@ -96,7 +97,7 @@ def reduced_loss(problem: Problem, w: Float64[np.ndarray, " positions"], lambdas
     """
     total = eps_h * entropy(w)
     for regression, weight, scaled in zip(problem, loss_weights(problem), lambdas, strict=True):
-        by_column = (scaled.T * regression.cross).sum(axis=1)
+        by_column = (scaled.T * regression.cross).sum(axis=1, dtype=np.float64)
         total += weight * (regression.power - float(by_column @ np.repeat(w, regression.taps)))
     return total
 

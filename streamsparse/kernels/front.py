@@ -31,6 +31,7 @@ _MAX_SWAPS = 20
 _SWAP_CANDIDATES = 64
 _EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
 _SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
+_GROWN_AT_ONCE = 8
 _FLOPS_PER_CANDIDATE = 5e6  # what the scoring of one leaving position costs beside its arithmetic
 
 
@@ -57,10 +58,12 @@ def solve_front(
         raise UsageError("There is no such method.", expected="best, entropic or elimination", got=method)
     positions = check_problem(problem)
     ridge = safe_ridge(problem, ridge)
-    front = trivial_front(problem, ridge)
     starts = [np.arange(positions)]
-    if method in ("best", "elimination"):
-        elimination = eliminate(problem, ridge)
+    if method == "entropic":
+        front = trivial_front(problem, ridge)
+    else:
+        elimination = eliminate(problem, ridge, ridge_is_safe=True)
+        front = trivial_front(problem, ridge, float(elimination.errors[-1]))
         front = front.offer_chain(elimination.order[::-1], elimination.errors, "elimination")
         # Smaller starts walk other ways through the same trade-off, at a fraction of the cost.
         starts += [elimination.support(positions // part) for part in _START_PARTS if positions >= 4 * part]
@@ -101,8 +104,11 @@ def _path(problem: Problem, start: np.ndarray, on_iteration: Callable[[PathPoint
     for regression in problem:
         columns = np.count_nonzero(start) * regression.taps
         flops += columns**3 / 3 + 4.0 * columns**2 * regression.outputs
-    if flops <= _CHEAP_W_STEP_FLOPS:
+    if flops <= _CHEAP_W_STEP_FLOPS / 10:
         return entropic_path(problem, start=start, on_point=on_iteration)
+    if flops <= _CHEAP_W_STEP_FLOPS:
+        values = [value for value in EPS_L2_VALUES if value >= _LEAST_EXPENSIVE_EPS_L2 / 10]
+        return entropic_path(problem, values, EPS_H_VALUES[::2], start=start, on_point=on_iteration)
     return entropic_path(
         problem,
         [value for value in EPS_L2_VALUES[::2] if value >= _LEAST_EXPENSIVE_EPS_L2],
@@ -159,17 +165,24 @@ def _beside(problem: Problem, found: Surroundings, front: Front) -> list[tuple[n
 
 
 def _tightened(front: Front, problem: Problem) -> Front:
-    """Where the front only extended a smaller support, grow that one by the best positions instead."""
+    """Where the front only extended a smaller support, grow that one by the best positions instead.
+
+    What is grown beyond the extended counts is offered, too: a good support often stays good for several more.
+    """
     count = 0
     while count < front.positions:
         last = count
         while last + 1 < front.positions and front.errors[last + 1] == front.errors[count] > 0:
             last += 1
         if last > count:
-            added = grow(problem, front.supports[count], last - count, front.ridge)
+            added = grow(problem, front.supports[count], _additions(front, count, last), front.ridge)
             order = np.append(front.supports[count], added)
             errors = chain_errors(problem, order, front.ridge)
-            supports = [(order[:size], float(errors[size])) for size in range(count + 1, last + 1)]
+            supports = [(order[:size], float(errors[size])) for size in range(count + 1, len(order) + 1)]
             front = front.merge(supports, front.methods[count])
-        count = last + 1
+        count = max(last, count + 1)
     return front
+
+
+def _additions(front: Front, count: int, last: int) -> int:
+    return min(max(last - count, _GROWN_AT_ONCE), front.positions - count)

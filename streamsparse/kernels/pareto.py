@@ -100,17 +100,18 @@ def _extended(front: Front) -> Front:
     return Front(tuple(supports), errors, tuple(methods), front.ridge)
 
 
-def trivial_front(problem: Problem, ridge: float = DEFAULT_RIDGE) -> Front:
+def trivial_front(problem: Problem, ridge: float = DEFAULT_RIDGE, error_of_all: float | None = None) -> Front:
     """The front before any method was asked: nothing, everything, and prefixes that explain nothing.
 
     Args:
         ridge: relative to each channel's mean diagonal; one that `safe_ridge` accepts.
+        error_of_all: training error with every position kept, where it is known.
     """
     positions = check_problem(problem)
     everything = np.arange(positions, dtype=np.int64)
     at_none = 1.0 if any(loss_weights(problem)) else 0.0
     errors = np.full(positions + 1, at_none)
-    errors[-1] = min(at_none, support_error(problem, everything, ridge))
+    errors[-1] = min(at_none, support_error(problem, everything, ridge) if error_of_all is None else error_of_all)
     supports = tuple(everything[:count] for count in range(positions + 1))
     unasked: FoundBy = "trivial"
     return Front(supports, errors, (unasked,) * (positions + 1), ridge)

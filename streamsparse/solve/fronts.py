@@ -14,17 +14,16 @@ from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, ignore, reporting
 from streamsparse.kernels.front import Method, solve_front
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
-from streamsparse.kernels.pareto import FoundBy, Front, support_errors
+from streamsparse.kernels.pareto import FoundBy, Front
 from streamsparse.kernels.regression import Problem
-from streamsparse.solve.narrowing import narrowed
-from streamsparse.solve.problems import Statistics, fold_problems, group_problem
+from streamsparse.solve.problems import Statistics, group_problem
 from streamsparse.solve.threads import blas_threads
+from streamsparse.solve.validation import cross_validated
 from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 
 METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
 _CROSS_VALIDATION_FLOPS = 1e11  # per group: some 5 s on one core
 _SPREAD_COUNTS = 24
-_WORTH_NARROWING = 0.75  # of the positions: above, a narrowed copy of the statistics saves little
 
 
 @dataclass(frozen=True)
@@ -111,36 +110,25 @@ def solve_group(
     problem = group_problem(group, geometries, statistics)
     front = solve_front(problem, method=settings.method, ridge=settings.ridge)
     folds = len(statistics[group.consumers[0].layer])
-    counts = _evaluated_counts(problem, folds)
+    counts = evaluated_counts(problem, folds)
     del problem  # a wide layer's Gram is large, and one fold at a time is held below
-    errors = _cross_validated(group, geometries, statistics, front, counts)
-    return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
+    return with_held_out_errors(group, geometries, statistics, front, counts)
 
 
-def _cross_validated(
+def with_held_out_errors(
     group: ChannelGroup,
     geometries: Mapping[str, LayerGeometry],
     statistics: Statistics,
     front: Front,
     counts: np.ndarray,
-) -> np.ndarray:
-    """Held-out errors at these counts, on the positions alone that their supports need."""
+) -> GroupFront:
+    """The front with errors cross-validated at these sorted counts, interpolated at the others."""
     supports = [front.supports[count] for count in counts]
-    needed = np.unique(np.concatenate(supports))
-    few = len(needed) and len(needed) <= _WORTH_NARROWING * front.positions
-    small = narrowed(group, geometries, statistics, needed) if few else None
-    if small is not None:
-        group, geometries, statistics = small
-        supports = [np.searchsorted(needed, support) for support in supports]
-    by_fold = [
-        support_errors(training, held_out, supports, front.ridge)
-        for training, held_out in fold_problems(group, geometries, statistics)
-    ]
-    errors: np.ndarray = np.mean(by_fold, axis=0)
-    return errors
+    errors = cross_validated(group, geometries, statistics, supports, front.ridge)
+    return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
 
 
-def _evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
+def evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
     """All counts of small groups; of wide ones a geometric sequence, upwards as far as the effort allows."""
     positions = problem[0].positions
     every = np.arange(positions + 1)
