@@ -36,6 +36,7 @@ from streamsparse.solve.supports import LayerRefits
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import Sensitivity
+from streamsparse.verification import verify_run
 from tests.small import ConcatNet, SmallNet, TwiceNet, build, random_images
 
 QUICK = SolveSettings("elimination")
@@ -251,6 +252,18 @@ def test_without_fronts_there_is_nothing_to_cut(run: Run) -> None:
     run.documents.delete(layout.front_key("conv2"))
     with pytest.raises(StageMissingError, match="conv2"):
         measure(run)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", None, '{"counts": [1]}'])
+def test_verification_names_a_damaged_document(run: Run, content: str | None) -> None:
+    measure(run)
+    assert not verify_run(run)
+    key = layout.sensitivity_key("conv2")
+    document = json.loads(run.documents.read(key) or b"")
+    run.documents.write(key, (content or json.dumps({**document, "counts": [99], "losses": [1.0]})).encode())
+    assert [(problem.part, problem.key) for problem in verify_run(run) if key in problem.key] == [
+        ("sensitivities", key if content is not None else f"{key}: conv2")
+    ]
 
 
 @pytest.mark.parametrize("damage", [{"counts": "x"}, {"losses": [0.1] * 9}, {"group": "other"}])

@@ -75,7 +75,7 @@ def loss_curve(
         StatisticsError: it was measured at no count or at counts that the group does not have, or is not finite.
     """
     positions = len(held_out) - 1
-    _check(sensitivity, positions)
+    check_sensitivity(sensitivity, positions)
     losses = np.zeros(positions + 1)
     if positions > 1:
         errors = np.log(np.maximum(_falling(held_out), _LEAST))
@@ -102,7 +102,12 @@ def _falling(held_out: np.ndarray) -> np.ndarray:
     return falling
 
 
-def _check(sensitivity: Sensitivity, positions: int) -> None:
+def check_sensitivity(sensitivity: Sensitivity, positions: int) -> None:
+    """Refuse what cannot be a sensitivity of a group of so many positions.
+
+    Raises:
+        StatisticsError: says what does not fit.
+    """
     counts, losses = np.asarray(sensitivity.counts), np.asarray(sensitivity.losses, dtype=np.float64)
     right = len(counts) == len(losses) and (len(counts) > 0 or positions < 2)
     right = right and all(first < second for first, second in pairwise(counts))

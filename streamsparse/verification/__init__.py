@@ -22,6 +22,7 @@ from streamsparse.verification.outcomes import (
     check_evaluations,
     check_fronts,
     check_latencies,
+    check_sensitivities,
     check_solution,
 )
 from streamsparse.verification.sums import check_lanes, check_partials, check_statistics
@@ -36,6 +37,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("partials", check_lanes),
     ("statistics", check_statistics),
     ("fronts", check_fronts),
+    ("sensitivities", check_sensitivities),
     ("solution", check_solution),
     ("checkpoints", check_checkpoints),
     ("evaluations", check_evaluations),

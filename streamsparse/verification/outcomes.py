@@ -12,7 +12,9 @@ from streamsparse.events import reporting
 from streamsparse.intake.captured import original_model
 from streamsparse.intake.latencies import read_latencies
 from streamsparse.solve.fronts import GroupFront
+from streamsparse.solve.losses import check_sensitivity
 from streamsparse.store import layout
+from streamsparse.store.sensitivities import read_sensitivity, sensitivity_request
 from streamsparse.store.solution import read_buffers, read_solution, read_weights
 from streamsparse.types import LayerGeometry, Solution
 from streamsparse.verification.findings import Findings, Subject, names_below
@@ -20,6 +22,7 @@ from streamsparse.write.checkpoint import decode_checkpoint, verify_checkpoint
 from streamsparse.write.description import CONFIG_FILE
 
 _SOLVE = "run `streamsparse solve` again"
+_MEASURE = "delete it and run `streamsparse sensitivity` again"
 _WRITE = "run `streamsparse write` again"
 
 
@@ -52,6 +55,23 @@ def _check_front(found: GroupFront, subject: Subject, key: str, findings: Findin
             expected=f"{positions + 1} numbers", got=f"shape {errors.shape}, {np.isnan(errors).sum()} NaN",
             remedy=_SOLVE,
         )  # fmt: skip
+
+
+def check_sensitivities(subject: Subject, findings: Findings) -> None:
+    """Every committed sensitivity: losses at counts that its group has, for some request."""
+    run = subject.run
+    with findings.guarding(layout.SENSITIVITIES, _MEASURE):
+        sensitivity_request(run)
+    for component in names_below(run, layout.sensitivity_key("").rpartition("/")[0]):
+        name, ending = component.rpartition(".json")[0], component.rpartition(".")[2]
+        if ending != "json":
+            continue  # left behind by a kill
+        key = layout.sensitivity_key(layout.name_of(name))
+        with findings.guarding(key, _MEASURE):
+            document = run.documents.read_json(key) or {}
+            found = read_sensitivity(run, layout.name_of(name), document["front"], document["request"])
+            if found is not None and subject.captured is not None:
+                check_sensitivity(found, subject.captured.graph.group(found.group).size)
 
 
 def check_solution(subject: Subject, findings: Findings) -> None:
