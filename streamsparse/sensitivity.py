@@ -12,7 +12,6 @@ dear.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -33,6 +32,8 @@ from streamsparse.network.refitting import LayerWeights, with_weights
 from streamsparse.network.replay import Recording, record, replay
 from streamsparse.solve import GroupFront, kept_inputs
 from streamsparse.solve.losses import counts_at
+from streamsparse.solve.measured import found_sensitivities, front_identity
+from streamsparse.solve.measured import read_sensitivities as read_sensitivities
 from streamsparse.solve.problems import group_problem
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.solve.threads import blas_threads
@@ -40,8 +41,6 @@ from streamsparse.store import Run, layout
 from streamsparse.store.sensitivities import (
     begin_sensitivities,
     commit_sensitivity,
-    read_sensitivity,
-    sensitivity_request,
 )
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import ChannelGroup, Sensitivity
@@ -68,6 +67,7 @@ def measure_sensitivities(
     data: object,
     *,
     model: nn.Module | None = None,
+    fronts: Mapping[str, GroupFront] | None = None,
     images: int = DEFAULT_IMAGES,
     levels: Sequence[float] = LEVELS,
     by: str = "kl",
@@ -83,6 +83,7 @@ def measure_sensitivities(
         run: with statistics and the fronts of all groups, as `solve` leaves them.
         data: the data set of the capture; images that the capture did not sample are taken if there are so many.
         model: the original; None builds it as the manifest says.
+        fronts: committed ones, of the groups to measure; None for all groups that can be cut.
         images: how many to measure on.
         levels: held-out errors, ascending, at whose counts the loss is measured.
         by: "kl": forward passes of the cut network; "fisher": a prediction from gradients.
@@ -101,7 +102,7 @@ def measure_sensitivities(
     check_request(images, levels, by)
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
-    fronts = committed_fronts(run, captured)
+    fronts = committed_fronts(run, captured) if fronts is None else fronts
     statistics = Statistics(run).require(captured.manifest["layers"])
     original = original_model(run, model)
     sample, unseen = measuring_images(run, captured, data, images)
@@ -111,7 +112,7 @@ def measure_sensitivities(
         "by": by, "images": len(sample), "unseen": unseen, "digest": sample.digest(), "levels": list(levels),
     }  # fmt: skip
     with run.lock():
-        found = _found(run, fronts, request)
+        found = found_sensitivities(run, fronts, request)
         if found:
             on_event(Reused("sensitivity", f"{len(found)} of {len(fronts)} groups"))
         todo = [front for name, front in fronts.items() if name not in found]
@@ -121,16 +122,6 @@ def measure_sensitivities(
             begin_sensitivities(run, request)
             found |= _measure(run, network, todo, request, on_event)
     return {name: found[name] for name in fronts}
-
-
-def read_sensitivities(run: Run, fronts: Mapping[str, GroupFront]) -> dict[str, Sensitivity] | None:
-    """What was measured last for exactly these fronts, by group; None if there is nothing.
-
-    Raises:
-        CorruptDataError: a document is damaged.
-    """
-    request = sensitivity_request(run)
-    return (_found(run, fronts, request) or None) if request is not None else None
 
 
 def check_request(images: int, levels: Sequence[float], by: str) -> None:
@@ -206,23 +197,6 @@ def committed_fronts(run: Run, captured: Captured) -> dict[str, GroupFront]:
     return {name: GroupFront.from_arrays(r.arrays, r.description) for name, r in records.items() if r is not None}
 
 
-def _identity(front: GroupFront) -> str:
-    """SHA-256 of everything that a sensitivity depends on."""
-    identity = hashlib.sha256(front.group.encode())
-    for array in (*front.front.supports, front.held_out):
-        identity.update(np.ascontiguousarray(array).tobytes())
-    return identity.hexdigest()
-
-
-def _found(run: Run, fronts: Mapping[str, GroupFront], request: dict[str, Any]) -> dict[str, Sensitivity]:
-    """Committed for these fronts and this request, if it is the last."""
-    last = sensitivity_request(run)
-    if last is None or not request.items() <= last.items():
-        return {}
-    found = {name: read_sensitivity(run, name, _identity(front), last) for name, front in fronts.items()}
-    return {name: one for name, one in found.items() if one is not None}
-
-
 def _look_at(
     captured: Captured,
     statistics: Statistics,
@@ -251,7 +225,7 @@ def _measure(
             group = network.captured.graph.group(front.group)
             find = _cut_and_compare if request["by"] == "kl" else _predict
             found[front.group] = find(network, group, front)
-            commit_sensitivity(run, found[front.group], _identity(front), request)
+            commit_sensitivity(run, found[front.group], front_identity(front), request)
             advance(1)
     return found
 

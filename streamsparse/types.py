@@ -9,7 +9,7 @@ linear regression whose columns are (input channel, tap) pairs, channel-major as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import prod
 from typing import Any
@@ -97,8 +97,7 @@ class FrozenChannels:
     """Channels that are left alone, and why.
 
     Attributes:
-        layer: the producer of the channels (or the parameter that carries them).
-        channels: how many.
+        layer: the producer of the channels (or the parameter that carries them); channels: how many.
         reason: one sentence.
         operation: that could not be followed, as exported; source: file and line that call it, if known.
     """
@@ -115,8 +114,7 @@ class LayerGeometry:
     """A convolution or linear layer as a linear regression on patches.
 
     Attributes:
-        layer: dotted module path.
-        kind: "conv1d", "conv2d" or "linear".
+        layer: dotted module path; kind: "conv1d", "conv2d" or "linear".
         kernel, stride, dilation: one entry per spatial dimension, () for a linear layer.
         padding: (before, after) per spatial dimension; padding_mode: "zeros", "reflect", "replicate" or "circular".
         groups: of a grouped convolution; bias: whether the layer has one.
@@ -164,8 +162,7 @@ class ChannelGraph:
     """What can be removed from a model, what cannot, and the layers that see it.
 
     Attributes:
-        groups: in order of execution of their producers.
-        frozen: channels that are left alone.
+        groups: in order of execution of their producers; frozen: channels that are left alone.
         layers: geometry of every convolution and linear layer, by module path, in order of execution.
     """
 
@@ -200,8 +197,9 @@ class PrunePlan:
     Attributes:
         keep: sorted positions that stay, by group; sizes: positions that there were, by group.
         predicted_errors: held-out relative error of each group's consumers; methods: what found each support.
-        costs: of the pruned network; original_costs: of the original.
-        budget: as given, or None for counts by hand.
+        costs: of the pruned network; original_costs: of the original; budget: as given, None for counts by hand.
+        predicted_losses: of the network with one group cut so far, by group; the pruned network's is near the sum.
+        loss_kind: "divergence" (nats per image), "squared difference" (of outputs), or "error": held-out errors.
     """
 
     keep: dict[str, tuple[int, ...]]
@@ -211,6 +209,8 @@ class PrunePlan:
     costs: Costs
     original_costs: Costs
     budget: str | None
+    predicted_losses: dict[str, float] = field(default_factory=dict)
+    loss_kind: str = "error"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -255,8 +255,8 @@ class Solution:
 
     Attributes:
         plan: counts and supports.
-        layers: errors of the re-estimated layers, on the inputs that the mode says.
-        mode: "independent" (inputs of the original) or "sequential" (inputs of the pruned layers before).
+        layers: errors of the re-estimated layers, on inputs that the mode says: "independent" (of the original) or
+            "sequential" (of the pruned layers before).
         recalibrated: keys of the running statistics that were estimated anew behind the weights; () for none.
     """
 

@@ -1,24 +1,31 @@
 """Solve: statistics into fronts, a plan and exact weights. Never sees an activation."""
 
 from streamsparse.solve.budget import Budget, allocate, parse_budget
+from streamsparse.solve.constraints import Constraints
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_group, solve_groups
+from streamsparse.solve.hyperparameters import Search, Trial, hyperparameter_search, search_group
 from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
 from streamsparse.solve.stage import find_fronts, refit_layers, solve
 
 __all__ = [
     "Budget",
+    "Constraints",
     "GroupFront",
     "RefittedLayer",
+    "Search",
     "SolveSettings",
+    "Trial",
     "allocate",
     "check_request",
     "find_fronts",
+    "hyperparameter_search",
     "kept_inputs",
     "make_plan",
     "parse_budget",
     "refit_layer",
     "refit_layers",
+    "search_group",
     "solve",
     "solve_group",
     "solve_groups",

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
+from streamsparse.events import Notice, OnEvent, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
-from streamsparse.network.observation import whole_groups
-from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
+from streamsparse.solve.constraints import Constraints
+from streamsparse.solve.finding import RunFronts, find_constrained_fronts, whole_here
+from streamsparse.solve.finding import find_fronts as find_fronts
+from streamsparse.solve.fronts import SolveSettings
+from streamsparse.solve.measured import known_losses, transferred_losses
 from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, candidate_ridges, kept_inputs, refit_layer
 from streamsparse.solve.threads import blas_threads
-from streamsparse.store import Run, layout
+from streamsparse.store import Run
 from streamsparse.store.solution import commit_solution
 from streamsparse.store.statistics import Statistics
-from streamsparse.types import ChannelGraph, ChannelGroup, PrunePlan, Solution
+from streamsparse.types import ChannelGraph, PrunePlan, Solution
 
 
 def solve(
@@ -25,32 +28,36 @@ def solve(
     *,
     budget: str | None = None,
     channels: Mapping[str, int] | None = None,
+    constraints: Constraints | None = None,
     settings: SolveSettings | None = None,
     on_event: OnEvent = ignore,
 ) -> Solution:
     """Find every group's front, choose the channels, and re-estimate the weights of their consumers.
 
-    Fronts depend on the statistics and settings alone: another budget reuses them and takes seconds.
+    Fronts depend on the statistics and settings alone: another budget reuses them and takes seconds. The losses
+    that are minimised are those that `measure_sensitivities` measured for these fronts, else the held-out errors.
 
     Args:
         run: with complete statistics.
         budget: such as "params=0.2"; see `parse_budget`.
         channels: counts by hand, by group.
+        constraints: on counts, positions and layers.
         settings: how fronts are found.
 
     Raises:
         StageMissingError: the statistics are not complete.
         UsageError, BudgetError: see `make_plan`.
     """
-    settings = settings or SolveSettings()
+    settings, constraints = settings or SolveSettings(), constraints or Constraints()
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
-    whole = whole_groups(captured.graph, captured.manifest["layers"])
-    check_request(budget, channels, {group.name: group.size for group in captured.graph.groups}, whole)
+    whole = whole_here(captured, constraints)
+    sizes = {group.name: group.size for group in captured.graph.groups}
+    check_request(budget, channels, sizes, whole, constraints)
     with run.lock():
-        fronts = find_fronts(run, captured, settings, on_event)
-        free = {name: count for name, count in (channels or {}).items() if name not in whole}
-        plan = make_plan(fronts, captured.costs, budget=budget, channels=free)
+        plain = find_fronts(run, captured, settings, on_event, constraints)
+        listed = find_constrained_fronts(run, captured, settings, constraints, on_event)
+        plan = choose(run, captured, RunFronts(plain, listed), constraints, budget, channels, on_event)
         _notice_approximate(captured.graph, plan, on_event)
         inputs = kept_inputs(captured.graph, plan.keep)
         cut = [layer for layer, kept in inputs.items() if len(kept) < captured.graph.layers[layer].in_channels]
@@ -60,33 +67,37 @@ def solve(
         return solution
 
 
-def find_fronts(
-    run: Run, captured: Captured, settings: SolveSettings, on_event: OnEvent = ignore
-) -> dict[str, GroupFront]:
-    """The fronts of all groups whose consumers can be re-estimated; committed ones of the same source are kept.
+def choose(
+    run: Run,
+    captured: Captured,
+    fronts: RunFronts,
+    constraints: Constraints,
+    budget: str | None = None,
+    channels: Mapping[str, int] | None = None,
+    on_event: OnEvent = ignore,
+) -> PrunePlan:
+    """The plan for these fronts, with what the run knows of losses. Writes nothing.
 
-    Each of the others is noticed by name, with the layer that is in the way.
+    Args:
+        fronts: of all groups that do not stay whole under these constraints.
+        budget, channels: see `make_plan`; counts of groups that stay whole are passed over.
+        on_event: hears when losses are not known and would matter.
     """
-    statistics = Statistics(run).require(captured.manifest["layers"])
-    whole = whole_groups(captured.graph, captured.manifest["layers"])
-    for name, reason in whole.items():
-        on_event(Notice("solve", f"group '{name}' stays whole: {reason}"))
-    groups = [group for group in captured.graph.groups if group.name not in whole]
-    found: dict[str, GroupFront] = {}
-    todo = []
-    for group in groups:
-        committed = _committed_front(run, group, _source(statistics, group, settings))
-        if committed is None:
-            todo.append(group)
-        else:
-            found[group.name] = committed
-    if found:
-        on_event(Reused("solve", f"the fronts of {len(found)} of {len(groups)} groups"))
-    for front in solve_groups(captured.graph, todo, statistics, settings, on_event) if todo else ():
-        source = _source(statistics, captured.graph.group(front.group), settings)
-        run.records.write(layout.front_key(front.group), {**front.description(), "source": source}, front.arrays())
-        found[front.group] = front
-    return {group.name: found[group.name] for group in groups}
+    by_loss = budget is not None and not budget.startswith("max-error")
+    losses, kind = losses_of(run, fronts, on_event if by_loss else ignore)
+    free = {name: count for name, count in (channels or {}).items() if name in fronts.plain}
+    return make_plan(
+        fronts.chosen, captured.costs, budget=budget, channels=free, constraints=constraints, losses=losses,
+        loss_kind=kind,
+    )  # fmt: skip
+
+
+def losses_of(run: Run, fronts: RunFronts, on_event: OnEvent = ignore) -> tuple[dict[str, np.ndarray], str]:
+    """Predicted losses by group and count, and their kind; of listed groups by the errors of their own fronts."""
+    losses, kind = known_losses(run, fronts.plain, on_event)
+    for name, front in fronts.listed.items():
+        losses[name] = transferred_losses(losses[name], fronts.plain[name].held_out, front.held_out)
+    return losses, kind
 
 
 def _notice_approximate(graph: ChannelGraph, plan: PrunePlan, on_event: OnEvent) -> None:
@@ -94,19 +105,6 @@ def _notice_approximate(graph: ChannelGraph, plan: PrunePlan, on_event: OnEvent)
     for group in graph.groups:
         if group.approximate is not None and plan.counts.get(group.name, group.size) < group.size:
             on_event(Notice("solve", f"group '{group.name}' is cut approximately: {group.approximate}"))
-
-
-def _source(statistics: Statistics, group: ChannelGroup, settings: SolveSettings) -> str:
-    about = [statistics.description(consumer.layer) or {} for consumer in group.consumers]
-    return settings.source([description["source"] for description in about])
-
-
-def _committed_front(run: Run, group: ChannelGroup, source: str) -> GroupFront | None:
-    about = run.records.description(layout.front_key(group.name))
-    if about is None or about.get("source") != source:
-        return None
-    record = run.records.read(layout.front_key(group.name))
-    return None if record is None else GroupFront.from_arrays(record.arrays, record.description)
 
 
 def refit_layers(

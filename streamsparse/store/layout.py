@@ -19,6 +19,7 @@
                                                       one with the most batches counts
       statistics/STREAM/LAYER/                        record: sums by fold, float64
       solution/fronts/GROUP/                          record: best support for every count, errors
+      solution/fronts-with-lists/GROUP/DIGEST/        the same with positions that stay or go, by their digest
       solution/sensitivities.json                     how the effect of cutting each group was last measured
       solution/sensitivities/GROUP.json               losses at some counts, for one front and one such request
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
@@ -126,6 +127,10 @@ def statistics_key(stream: str, layer: str) -> str:
 
 def front_key(group: str) -> str:
     return f"solution/fronts/{part(group)}"
+
+
+def listed_front_key(group: str, digest: str) -> str:
+    return f"solution/fronts-with-lists/{part(group)}/{digest}"
 
 
 def sensitivity_key(group: str) -> str:

@@ -110,7 +110,7 @@ def test_damaged_records_are_named(run: Run, record: str) -> None:
     key, _, name = record.rpartition("/")
     flip_bit(next(file for file in (Path(run.url) / key).glob(f"*/{name}/c/**/*") if file.is_file()))
     with pytest.raises(CorruptDataError) as raised:
-        solve(run, budget="params=0.4", settings=QUICK)
+        solve(run, channels={"conv1": 3}, settings=QUICK)
     assert raised.value.where == record
 
 
