@@ -1,0 +1,162 @@
+"""The one-shot comparison, on few images of the embedded MNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from pipelines import networks, one_shot
+from pipelines.one_shot_bench import Bench, Clock, Examination, prepare
+from pipelines.one_shot_cuts import chosen, counts_of, cut, scaled_weights, scores
+from pipelines.one_shot_recipes import RECIPES, NotComparableError
+from pipelines.one_shot_rivals import rival
+from pipelines.one_shot_tables import page
+from streamsparse.errors import RunMismatchError
+from streamsparse.evaluate import compare
+from streamsparse.events import ignore
+from streamsparse.kernels.folds import total
+from streamsparse.kernels.regression import relative_error
+from streamsparse.network.refitting import with_weights
+from streamsparse.network.resize import stored_tensors
+from streamsparse.solve.problems import group_problem, layer_moments
+from streamsparse.store.statistics import Statistics
+
+REQUEST = one_shot.Request("lenet", images=600, test_images=300, stages=2)
+ROWS = [RECIPES[name] for name in ("paper", "refit", "full", "l2", "l2-refit", "l2-global", "bn-scale")]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("one-shot") / "seed-0"
+    return prepare(networks.lenet(), folder, images=100, seed=0, stages=2, clock=Clock(), on_event=ignore)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("study")
+    return folder, one_shot.study(REQUEST, folder, ROWS, [0.7], 1)
+
+
+def test_refits_are_better_than_selections(kept: tuple[Path, dict[str, Any]]) -> None:
+    cells = {name.split()[0]: cell for name, cell in kept[1]["cells"].items()}
+    assert cells["full"]["pruned_accuracy"] > 0.95
+    assert cells["full"]["divergence"] < cells["l2-refit"]["divergence"]
+    assert cells["l2-refit"]["divergence"] < cells["l2"]["divergence"]
+    assert cells["l2"]["counts"] == cells["full"]["counts"] != cells["refit"]["counts"]
+    assert cells["paper"]["counts"] == cells["refit"]["counts"]
+    assert "bn-scale" in cells["bn-scale"]["why_not"]
+    limit = 0.3 * kept[1]["original_parameters"]
+    assert all(0.9 * limit < cell["parameters"] <= limit for cell in cells.values() if "why_not" not in cell)
+
+
+def test_a_second_call_makes_no_row_again(
+    kept: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(one_shot, "make", refusing)
+    assert one_shot.study(REQUEST, kept[0], ROWS, [0.7], 1) == kept[1]
+    with pytest.raises(AssertionError):
+        one_shot.study(REQUEST, kept[0], ROWS, [0.8], 1)
+
+
+def test_rows_of_another_request_are_not_mixed(kept: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(RunMismatchError, match="another comparison"):
+        one_shot.study(one_shot.Request("lenet", 600, 200, 2), kept[0], ROWS, [0.7], 1)
+
+
+def test_the_page_has_every_row_and_says_what_is_missing(kept: tuple[Path, dict[str, Any]]) -> None:
+    text = page(kept[1], {"torch": torch.__version__}, "command")
+    assert all(text.count(f"| {recipe.text} |") == 4 for recipe in ROWS)  # accuracy, divergence, agreement, seconds
+    assert "Not shown: bn-scale" in text
+    assert f"{100 * kept[1]['cells']['full 0.7 0']['pruned_accuracy']:.2f}" in text
+
+
+def test_an_examination_is_a_comparison(bench: Bench) -> None:
+    model = cut(bench, RECIPES["full-independent"], 0.8, 0).model
+    test = bench.subjects.test
+    first = TensorDataset(*(tensor[:300] for tensor in test.tensors))
+    found, expected = (
+        Examination.of(bench.subjects, 300).of_pruned(model),
+        compare(bench.subjects.model, model, first),
+    )
+    assert found.images == expected.images
+    assert found.pruned_accuracy == pytest.approx(expected.pruned_accuracy)
+    assert found.original_accuracy == pytest.approx(expected.original_accuracy)
+    assert found.agreement == pytest.approx(expected.agreement)
+    assert found.divergence == pytest.approx(expected.divergence, rel=1e-5)
+
+
+def test_scaled_weights_are_those_of_a_point_with_an_exact_bias(bench: Bench) -> None:
+    """At a point of the path the weights explain what its loss says; the mean of the responses is met."""
+    statistics, graph = Statistics(bench.run), bench.captured.graph
+    point = next(point for point in bench.paths["fc1"].points if 20 < len(point.support) < 100)
+    keep = {"fc1": tuple(point.support.tolist())}
+    weight, bias = scaled_weights(bench, keep)["fc2"]
+    assert bias is not None
+    assert np.flatnonzero(np.abs(weight).sum(0)).tolist() == point.support.tolist()
+    (problem,) = group_problem(graph.group("fc1"), graph.layers, statistics)
+    error = relative_error(problem, np.arange(problem.positions), weight)
+    best = bench.fronts["fc1"].front.errors[len(point.support)]
+    assert best < error < 1
+    moments = layer_moments(total(statistics["fc2"]), bias=True)
+    np.testing.assert_allclose(weight @ moments.mean_x[0] + bias, moments.mean_y[0], rtol=1e-9)
+
+
+def test_channels_chosen_by_others(bench: Bench) -> None:
+    """Norms are those of the filters; one threshold meets the budget and one more channel would not."""
+    tensor = stored_tensors(bench.subjects.model)["conv1.weight"].detach()
+    np.testing.assert_allclose(scores(bench, "l1", 0)["conv1"], tensor.abs().sum((1, 2, 3)).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(scores(bench, "l2", 0)["conv1"], tensor.flatten(1).norm(dim=1).numpy(), rtol=1e-6)
+    with pytest.raises(NotComparableError, match="no such scores"):
+        scores(bench, "bn-scale", 0)
+    one, other = (chosen(bench, RECIPES["random"], 0.7, seed) for seed in (0, 1))
+    assert one != other
+    assert {name: len(positions) for name, positions in one.items()} == counts_of(bench, "loss", 0.7)
+    costs, limit = bench.captured.costs, 0.3 * bench.captured.costs.parameters({})
+    keep = chosen(bench, RECIPES["l2-global"], 0.7, 0)
+    assert 0.9 * limit < costs.costs_of_keep(keep).parameters <= limit
+
+
+def test_batch_normalisations_are_ranked_by_their_scale() -> None:
+    from pipelines.one_shot_cuts import _norms, _score
+    from streamsparse.network import find_groups
+
+    model = networks.Resnet18().eval()
+    for number, name in enumerate(("bn1", "layer1.0.bn2", "layer1.1.bn2")):
+        model.get_parameter(f"{name}.weight").data[3] = -float(number + 2)
+    group = find_groups(model, torch.zeros(1, 3, 32, 32)).group("conv1")
+    found = _score(group, stored_tensors(model), _norms(model), "bn-scale")
+    assert found[3] == 9
+    assert (np.delete(found, 3) == 3).all()
+
+
+@pytest.mark.parametrize("by", ["magnitude", "taylor"])
+def test_torch_pruning_is_cut_to_the_same_size(bench: Bench, by: str) -> None:
+    pytest.importorskip("torch_pruning")
+    before = {name: tensor.clone() for name, tensor in bench.subjects.model.state_dict().items()}
+    model = rival(bench, by, "global", 0.7)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert 0.25 * 61_706 < parameters <= 0.3 * 61_706
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bench.subjects.model.state_dict().items())
+    assert model.get_parameter("fc3.weight").shape[0] == 10
+
+
+def test_rows_that_differ_in_recalibration_alone_share_their_weights(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(bench, RECIPES["full-independent"], 0.7, 0)
+    monkeypatch.setattr("pipelines.one_shot_cuts.refit_layers", None)
+    shared = bench.memory["weights"]
+    found = cut(bench, RECIPES["full-independent"], 0.7, 0)
+    monkeypatch.undo()
+    twin = with_weights(bench.subjects.model, shared)
+    image = torch.as_tensor(bench.subjects.test[0:20][0])
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(image), twin(image), rtol=1e-4, atol=1e-4)
