@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from streamsparse.errors import UsageError
+from streamsparse.kernels.channel_units import in_comparable_units
 from streamsparse.kernels.elimination import eliminate
 from streamsparse.kernels.entropic_path import EPS_H_VALUES, EPS_L2_VALUES, PathPoint, entropic_path
 from streamsparse.kernels.exchange import Surroundings, search
@@ -53,6 +54,18 @@ def solve_front(
             them for small groups. Every count of the front is filled in any case.
         ridge: relative to each channel's mean diagonal, raised by powers of ten where a Gram needs it.
         on_iteration: called with every point of the entropic path.
+
+    Every method is defined on degenerate problems, with no error, as long as the values are finite:
+
+    * dead and duplicate channels, fewer patches than columns, a singular Gram: the ridge makes every refit unique;
+      what adds nothing comes last, and errors[k] stays what it was without it.
+    * constant responses (power 0): predicted by their mean, the consumer is not counted; if none is counted, all
+      errors are 0 and supports go by position.
+    * one channel: the front has two entries, errors[0] = 1 and that channel's error. k = 0 is the empty support,
+      which predicts the mean; k = C holds everything.
+    * scales: errors are relative to each consumer's power, ridges to each channel's, and channels whose powers
+      differ by more than 1e4 are brought to one scale for the entropic path.
+    * statistics in float32: a ridge that the Gram's round-off demands takes the place of a smaller one.
     """
     if method not in ("best", "entropic", "elimination"):
         raise UsageError("There is no such method.", expected="best, entropic or elimination", got=method)
@@ -68,8 +81,11 @@ def solve_front(
         # Smaller starts walk other ways through the same trade-off, at a fraction of the cost.
         starts += [elimination.support(positions // part) for part in _START_PARTS if positions >= 4 * part]
     if method in ("best", "entropic"):
+        comparable = in_comparable_units(problem)
         for kept in starts:
-            front = _with_entropic(front, problem, kept, on_iteration)
+            points = _path(comparable, kept, on_iteration)
+            front = _with_entropic(front, problem, points, len(kept) == positions)
+        del comparable
     if method == "best":
         chosen = _exchange_counts(problem) if counts is None else counts
         inner = sorted({count for count in chosen if 0 < count < positions}, reverse=True)
@@ -77,19 +93,12 @@ def solve_front(
     return _tightened(front, problem)
 
 
-def _with_entropic(
-    front: Front,
-    problem: Problem,
-    start: np.ndarray,
-    on_iteration: Callable[[PathPoint], None] | None,
-) -> Front:
-    """Offer the nested supports of every point of the path from uniform weights on `start`, by rank."""
-    uniform = np.zeros(front.positions)
-    uniform[start] = 1 / len(start)
-    for number, point in enumerate(_path(problem, uniform, on_iteration)):
+def _with_entropic(front: Front, problem: Problem, points: list[PathPoint], whole: bool) -> Front:
+    """Offer the nested supports of every point of a path, by rank; `whole`: it started from all positions."""
+    for number, point in enumerate(points):
         kept = len(point.support)
         order = point.ranking[:kept]
-        if number == 0 and len(start) == front.positions:
+        if number == 0 and whole:
             # The channels that the first point dropped at once follow by what each would add.
             gains = addition_gains(problem, order, front.ridge)
             dropped = point.ranking[kept:]
@@ -98,11 +107,13 @@ def _with_entropic(
     return front
 
 
-def _path(problem: Problem, start: np.ndarray, on_iteration: Callable[[PathPoint], None] | None) -> list[PathPoint]:
-    """The walk from these weights; coarser, and from a greater ε_L2, where a W-step there is expensive."""
+def _path(problem: Problem, kept: np.ndarray, on_iteration: Callable[[PathPoint], None] | None) -> list[PathPoint]:
+    """The walk from uniform weights on `kept`; coarser, and from a greater ε_L2, where a W-step is expensive."""
+    start = np.zeros(problem[0].positions)
+    start[kept] = 1 / len(kept)
     flops = 0.0
     for regression in problem:
-        columns = np.count_nonzero(start) * regression.taps
+        columns = len(kept) * regression.taps
         flops += columns**3 / 3 + 4.0 * columns**2 * regression.outputs
     if flops <= _CHEAP_W_STEP_FLOPS / 10:
         return entropic_path(problem, start=start, on_point=on_iteration)
@@ -137,11 +148,18 @@ def _exchange_counts(problem: Problem) -> list[int]:
 
 
 def _with_exchanges(front: Front, problem: Problem, counts: list[int]) -> Front:
-    """Search from the front's support at each count, largest first; each result seeds the sizes beside it."""
-    for count in counts:
+    """Search from the front's support at each count, downwards and up again; each result seeds the sizes beside it.
+
+    On the way up only those are searched that have changed since.
+    """
+    searched: dict[int, np.ndarray] = {}
+    for count in [*counts, *reversed(counts)]:
+        if count in searched and np.array_equal(searched[count], front.supports[count]):
+            continue
         found = search(problem, front.supports[count], front.ridge, _MAX_SWAPS, _SWAP_CANDIDATES)
         front = front.offer(found.support, found.error, "exchange")
         front = front.merge(_beside(problem, found, front), "exchange")
+        searched[count] = front.supports[count]
     return front
 
 
