@@ -10,8 +10,9 @@ longer than the model does, `scale` is below 1 and there is no rest. So the whol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,28 +75,39 @@ class LatencyModel:
     batch_images: int
     threads: int
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The cost model's tensor of every layer."""
+        return tuple(f"{table.layer}.weight" for table in self.layers)
+
+    def prices(self) -> list[Callable[[Floats, Floats], Floats]]:
+        """For every layer, seconds as a function of its outputs and inputs; they add up to `seconds`."""
+        of_layers, numbers = self._whole()
+        scale = min(1.0, self.whole_seconds / of_layers)
+        rest = (self.whole_seconds - scale * of_layers) / numbers
+
+        def price(outputs: Floats, inputs: Floats, table: LayerTable) -> Floats:
+            found: Floats = scale * table.at(outputs, inputs) + rest * table.numbers * outputs
+            return found
+
+        return [partial(price, table=table) for table in self.layers]
+
     def seconds(self, counts: Counts | NDArray[Any]) -> Floats:
         """Predicted seconds for kept counts: a mapping (absent groups are whole) or (..., groups).
 
         Returns:
             (...,), float64.
         """
-        of_layers, numbers = self._sums(counts)
-        whole_layers, whole_numbers = self._sums({})
-        scale = min(1.0, self.whole_seconds / float(whole_layers)) if whole_layers else 1.0
-        rest = self.whole_seconds - scale * whole_layers
-        found: Floats = np.asarray(scale * of_layers + rest * numbers / whole_numbers)
-        return found
+        widths = self.costs.tensor_widths(counts, self.weights)
+        prices = enumerate(self.prices())
+        return np.asarray(sum(price(widths[..., place, 0], widths[..., place, 1]) for place, price in prices))
 
-    def _sums(self, counts: Counts | NDArray[Any]) -> tuple[Floats, Floats]:
-        """Seconds of all layers by themselves, and numbers that they put out."""
-        widths = self.costs.tensor_widths(counts, tuple(f"{table.layer}.weight" for table in self.layers))
-        seconds, numbers = np.zeros(widths.shape[:-2]), np.zeros(widths.shape[:-2])
-        for place, table in enumerate(self.layers):
-            outputs, inputs = widths[..., place, 0], widths[..., place, 1]
-            seconds += table.at(outputs, inputs)
-            numbers += outputs * table.numbers
-        return seconds, numbers
+    def _whole(self) -> tuple[float, float]:
+        """Of the original: seconds of all layers by themselves, and numbers that they put out."""
+        widths = self.costs.tensor_widths({}, self.weights)
+        by_layer = list(zip(self.layers, widths, strict=True))
+        seconds = sum(float(table.at(row[0], row[1])) for table, row in by_layer)
+        return seconds, sum(float(row[0]) * table.numbers for table, row in by_layer)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object, the cost model left out; `from_json` is its inverse."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamsparse.solve.architecture import Architecture, CostTable
+from streamsparse.solve.architecture import Architecture, PriceTable
 from streamsparse.solve.exchanges import improve
 
 _SWEEPS = 60
@@ -28,7 +28,7 @@ _DESCENT_EFFORT = 80_000
 """Choices times the neighbours priced again at each step; beyond, descent from the whole network takes seconds."""
 
 
-def least_loss(table: CostTable, cost_limit: float, *, from_whole: bool = True) -> Architecture:
+def least_loss(table: PriceTable, cost_limit: float, *, from_whole: bool = True) -> Architecture:
     """The architecture of least predicted loss within the limit.
 
     Args:
@@ -49,12 +49,12 @@ def least_loss(table: CostTable, cost_limit: float, *, from_whole: bool = True) 
     return min(found, key=lambda one: (one.loss, one.cost))
 
 
-def _descent_effort(table: CostTable) -> int:
+def _descent_effort(table: PriceTable) -> int:
     pairs = zip(table.choices, table.neighbours, strict=True)
     return sum(len(one.counts) * (1 + len(near)) for one, near in pairs)
 
 
-def least_cost(table: CostTable, loss_limit: float) -> Architecture:
+def least_cost(table: PriceTable, loss_limit: float) -> Architecture:
     """The architecture of least cost whose predicted loss is within the limit.
 
     Args:
@@ -69,7 +69,7 @@ def least_cost(table: CostTable, loss_limit: float) -> Architecture:
     return min(found, key=lambda one: (one.cost, one.loss))
 
 
-def _bisected(table: CostTable, within: Callable[[Architecture], bool]) -> tuple[list[Architecture], Architecture]:
+def _bisected(table: PriceTable, within: Callable[[Architecture], bool]) -> tuple[list[Architecture], Architecture]:
     """Architectures of least loss + λ·cost: the best that are within the bound, and the next one beyond it."""
     largest = Architecture(table, [len(one.counts) - 1 for one in table.choices])
     smallest = Architecture(table, [0] * len(table.choices))

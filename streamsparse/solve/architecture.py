@@ -1,12 +1,14 @@
 """One architecture among all that a budget chooses from, and what every change of one group's count would cost.
 
-A tensor's size is a product over its dimensions (see `kernels.costs`), so with all other groups as they are the
-cost is a polynomial in one group's count: evaluated for all its counts at once, and kept until a group changes that
-shares a tensor with it. Tensors that the same groups cut alike are one *row*, weighted with what they add up to.
+A network's cost is a sum over *rows*, each a function of its widths. A row of parameters, MACs or bytes is a
+tensor, or several that the same groups cut alike, and costs the product of its widths (`kernels.costs`): with all
+other groups as they are a polynomial in one group's count. A row of a latency is a layer with its table. Costs of
+all of a group's counts are found at once, and kept until a group changes that shares a row with it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamsparse.kernels.costs import CostModel
+from streamsparse.kernels.latencies import LatencyModel
 
 Floats = NDArray[np.float64]
 
@@ -79,13 +82,48 @@ class _Part:
     entries: Floats
 
 
-class CostTable:
-    """One quantity of every architecture that some choices span.
+class PriceTable(ABC):
+    """What every architecture costs that some choices span: a sum over rows, each a function of its widths.
 
     Attributes:
         choices: of every group that may change, in the order of their numbers.
-        neighbours: for every group, those that share a tensor with it.
+        untouched: widths of the rows that no choice changes, (rows, dims).
+        parts: the rows of every group.
+        neighbours: for every group, those that share a row with it.
     """
+
+    def __init__(self, choices: Sequence[Choices], untouched: Floats, entries: Sequence[Floats]) -> None:
+        """
+        Args:
+            choices: of some groups; the others stay whole.
+            untouched: (rows, dims).
+            entries: of every choice's group, (rows, dims, classes).
+        """
+        self.choices, self.untouched = tuple(choices), untouched
+        self.parts = tuple(map(_part, entries))
+        touches = [set(part.rows.tolist()) for part in self.parts]
+        self.neighbours = tuple(
+            tuple(other for other, rows in enumerate(touches) if other != group and rows & own)
+            for group, own in enumerate(touches)
+        )
+
+    @abstractmethod
+    def total(self, widths: Floats) -> float:
+        """The cost at these widths of all rows, (rows, dims)."""
+
+    @abstractmethod
+    def of_rows(self, part: _Part, others: Floats, class_counts: Floats) -> Floats:
+        """What a group's rows cost with each of its choices, (choices,).
+
+        Args:
+            part: the group's.
+            others: their widths without the group, (rows, dims).
+            class_counts: of its choices, (choices, classes).
+        """
+
+
+class CostTable(PriceTable):
+    """Parameters, MACs or bytes: a row's cost is the product of its widths."""
 
     def __init__(self, costs: CostModel, quantity: str, choices: Sequence[Choices]) -> None:
         """Merge the tensors into rows.
@@ -94,31 +132,75 @@ class CostTable:
             quantity: "params", "macs" or "bytes".
             choices: of some groups; the others stay whole.
         """
-        self.choices = tuple(choices)
         weights = {
             "params": costs.parameters_per_element,
             "macs": costs.macs_per_element,
             "bytes": costs.bytes_per_element,
         }[quantity]
-        free = [np.unique(costs.classes[costs.groups.index(one.group)]) for one in choices]
-        untouched = np.array(costs.untouched)
-        changing = {one.group for one in choices}
-        for name, classes in zip(costs.groups, costs.classes, strict=True):
-            if name not in changing:
-                untouched += costs.entries[:, :, list(classes)].sum(axis=2)
-        columns = np.concatenate([*free, np.zeros(0)]).astype(np.int64)
-        entries = costs.entries[:, :, columns]
+        untouched, entries = changing_widths(costs, choices)
+        ends = np.cumsum([part.shape[2] for part in entries])
+        joined = np.concatenate([*entries, np.zeros((*untouched.shape, 0))], axis=2)
         self.constant = float(costs.constant_macs if quantity == "macs" else 0)
-        self.weights, self.untouched, merged = _merged(np.asarray(weights), untouched, entries)
-        ends = np.cumsum([len(classes) for classes in free])
-        self.parts = tuple(
-            _part(merged[:, :, end - len(classes) : end]) for end, classes in zip(ends, free, strict=True)
-        )
-        touches = [set(part.rows.tolist()) for part in self.parts]
-        self.neighbours = tuple(
-            tuple(other for other, rows in enumerate(touches) if other != group and rows & own)
-            for group, own in enumerate(touches)
-        )
+        self.weights, untouched, merged = _merged(np.asarray(weights), untouched, joined)
+        parts = [merged[:, :, end - part.shape[2] : end] for end, part in zip(ends, entries, strict=True)]
+        super().__init__(choices, untouched, parts)
+
+    def total(self, widths: Floats) -> float:
+        """The cost of the whole network."""
+        return self.constant + float(self.weights @ widths.prod(axis=1))
+
+    def of_rows(self, part: _Part, others: Floats, class_counts: Floats) -> Floats:
+        """By polynomials in the count where the group is of one class."""
+        weights = self.weights[part.rows]
+        if class_counts.shape[1] > 1:
+            factors = others[:, :, None] + part.entries @ class_counts.T  # (rows, dims, choices)
+            summed: Floats = weights @ factors.prod(axis=1)
+            return summed
+        coefficients = weights[:, None]  # of the powers of the count, (rows, powers)
+        for dim in range(others.shape[1]):
+            raised = np.zeros((len(coefficients), coefficients.shape[1] + 1))
+            raised[:, :-1] = coefficients * others[:, dim, None]
+            raised[:, 1:] += coefficients * part.entries[:, dim]
+            coefficients = raised
+        costs: Floats = np.polynomial.polynomial.polyval(class_counts[:, 0], coefficients.sum(axis=0))
+        return costs
+
+
+class LatencyTable(PriceTable):
+    """Nanoseconds of a forward pass: a row is a layer, its widths are its outputs and inputs."""
+
+    def __init__(self, model: LatencyModel, choices: Sequence[Choices]) -> None:
+        """
+        Args:
+            model: measured.
+            choices: of some groups; the others stay whole.
+        """
+        self._prices = model.prices()
+        untouched, entries = changing_widths(model.costs, choices)
+        places = [model.costs.tensors.index(name) for name in model.weights]
+        super().__init__(choices, untouched[places, :2], [part[places, :2] for part in entries])
+
+    def total(self, widths: Floats) -> float:
+        """The latency of the whole network."""
+        return 1e9 * sum(float(price(*row)) for price, row in zip(self._prices, widths, strict=True))
+
+    def of_rows(self, part: _Part, others: Floats, class_counts: Floats) -> Floats:
+        """Layer by layer."""
+        widths = others[:, :, None] + part.entries @ class_counts.T  # (rows, dims, choices)
+        seconds = [self._prices[row](*own) for row, own in zip(part.rows, widths, strict=True)]
+        nanoseconds: Floats = 1e9 * np.sum(seconds, axis=0)
+        return nanoseconds
+
+
+def changing_widths(costs: CostModel, choices: Sequence[Choices]) -> tuple[Floats, list[Floats]]:
+    """Of every tensor what no choice changes, (tensors, dims), and by choice entries, (tensors, dims, classes)."""
+    untouched = np.array(costs.untouched)
+    changing = {one.group for one in choices}
+    for name, classes in zip(costs.groups, costs.classes, strict=True):
+        if name not in changing:
+            untouched += costs.entries[:, :, list(classes)].sum(axis=2)
+    own = [np.unique(costs.classes[costs.groups.index(one.group)]) for one in choices]
+    return untouched, [costs.entries[:, :, classes] for classes in own]
 
 
 def _merged(weights: Floats, untouched: Floats, entries: Floats) -> tuple[Floats, Floats, Floats]:
@@ -153,14 +235,14 @@ class Architecture:
         cost, loss: of the whole network.
     """
 
-    def __init__(self, table: CostTable, choice: Sequence[int]) -> None:
+    def __init__(self, table: PriceTable, choice: Sequence[int]) -> None:
         self.table = table
         self.choice = list(choice)
         self._sums = np.array(table.untouched)  # (rows, dims)
         for group, place in enumerate(self.choice):
             part = table.parts[group]
             self._sums[part.rows] += part.entries @ table.choices[group].class_counts[place]
-        self.cost = table.constant + float(table.weights @ self._sums.prod(axis=1))
+        self.cost = table.total(self._sums)
         self.loss = float(sum(one.losses[place] for one, place in zip(table.choices, self.choice, strict=True)))
         self._changes: dict[int, Floats] = {}
 
@@ -201,19 +283,7 @@ class Architecture:
             self._changes.pop(other, None)
 
     def _costs_of_rows(self, group: int) -> Floats:
-        """Of the tensors that the group cuts, with each of its choices, (choices,)."""
+        """Of the rows that the group cuts, with each of its choices, (choices,)."""
         part, class_counts = self.table.parts[group], self.table.choices[group].class_counts
-        weights = self.table.weights[part.rows]
         others = self._sums[part.rows] - part.entries @ class_counts[self.choice[group]]  # (rows, dims)
-        if class_counts.shape[1] > 1:
-            factors = others[:, :, None] + part.entries @ class_counts.T  # (rows, dims, choices)
-            summed: Floats = weights @ factors.prod(axis=1)
-            return summed
-        coefficients = weights[:, None]  # of the powers of the count, (rows, powers)
-        for dim in range(others.shape[1]):
-            raised = np.zeros((len(coefficients), coefficients.shape[1] + 1))
-            raised[:, :-1] = coefficients * others[:, dim, None]
-            raised[:, 1:] += coefficients * part.entries[:, dim]
-            coefficients = raised
-        costs: Floats = np.polynomial.polynomial.polyval(class_counts[:, 0], coefficients.sum(axis=0))
-        return costs
+        return self.table.of_rows(part, others, class_counts)

@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from streamsparse.errors import BudgetError
 from streamsparse.kernels.costs import CostModel
+from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.solve.allocation import least_cost, least_loss
-from streamsparse.solve.architecture import Architecture, Choices, CostTable
+from streamsparse.solve.architecture import Architecture, Choices, CostTable, LatencyTable, PriceTable
 
 QUANTITIES = ("params", "macs", "bytes")
 _FORMS = (
-    "params=X, macs=X or bytes=X (a fraction up to 1 or an absolute number), sparsity=X, max-error=X or max-loss=X"
+    "params=X, macs=X or bytes=X (a fraction up to 1 or an absolute number), sparsity=X, latency=X@DEVICE "
+    "(a fraction, or a time such as 5ms), max-error=X or max-loss=X"
 )
+_TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,19 @@ class Budget:
     """A bound on the pruned network.
 
     Attributes:
-        kind: "params", "macs", "bytes", "max-error" or "max-loss".
+        kind: "params", "macs", "bytes", "latency", "max-error" or "max-loss".
         limit: the largest number of parameters, MACs or bytes as a fraction of the original's if at most 1, else
             absolute; or the largest held-out relative error of every group; or the largest predicted loss of the
-            network (nats per image), within which the parameters are fewest.
+            network (nats per image), within which the parameters are fewest. Of a latency seconds, or a fraction of
+            the original's if `relative`.
+        device: of a latency.
+        relative: whether a latency is a fraction.
     """
 
     kind: str
     limit: float
+    device: str | None = None
+    relative: bool = False
 
     def absolute(self, costs: CostModel) -> float:
         """The limit in parameters, MACs or bytes."""
@@ -40,12 +48,14 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """`params=0.2`, `macs=0.5`, `bytes=1000000`, `sparsity=0.887`, `max-error=0.01` or `max-loss=0.02`.
+    """Such as `params=0.2`, `bytes=1e6`, `sparsity=0.887`, `latency=5ms@cpu`, `max-error=0.01`, `max-loss=0.02`.
 
     Raises:
         BudgetError: anything else.
     """
     kind, _, value = text.partition("=")
+    if kind == "latency":
+        return _parse_latency(text, value)
     try:
         limit = float(value)
     except ValueError:
@@ -56,7 +66,24 @@ def parse_budget(text: str) -> Budget:
         return Budget("params", 1 - limit)
     if (kind in QUANTITIES and limit > 0) or (kind in ("max-error", "max-loss") and limit >= 0):
         return Budget(kind, limit)
-    raise BudgetError("This budget does not parse.", expected=_FORMS, got=text, where="--budget")
+    raise _unparsed(text)
+
+
+def _parse_latency(text: str, value: str) -> Budget:
+    """`0.5@cpu`: half of the original's; `5ms@cuda:0`."""
+    amount, at, device = value.partition("@")
+    unit = next((unit for unit in _TIMES if amount.endswith(unit)), "")
+    try:
+        limit = float(amount.removesuffix(unit)) * _TIMES.get(unit, 1.0)
+    except ValueError:
+        limit = -1.0
+    if not (at and device and isfinite(limit) and limit > 0) or (not unit and limit > 1):
+        raise _unparsed(text)
+    return Budget("latency", limit, device, relative=not unit)
+
+
+def _unparsed(text: str) -> BudgetError:
+    return BudgetError("This budget does not parse.", expected=_FORMS, got=text, where="--budget")
 
 
 def allocate(
@@ -68,6 +95,7 @@ def allocate(
     errors: Mapping[str, np.ndarray] | None = None,
     allowed: Mapping[str, NDArray[np.int64]] | None = None,
     supports: Mapping[str, Sequence[NDArray[np.int64]]] | None = None,
+    latencies: LatencyModel | None = None,
 ) -> dict[str, int]:
     """Channels to keep in every group: of those within the budget, the counts of least predicted loss.
 
@@ -80,6 +108,7 @@ def allocate(
         errors: held-out relative errors of the same form, for `max-error`; None for the losses.
         allowed: counts that a group may have, ascending; all from 1 for groups that are absent.
         supports: positions that every count keeps, so that costs are exact where positions differ in theirs.
+        latencies: measured on the device of a budget of latency; needed for one.
 
     Raises:
         BudgetError: even the smallest architecture exceeds the bound on costs, or the largest the bound on the
@@ -97,15 +126,23 @@ def allocate(
     ]
     if budget.kind == "max-loss":
         return _within_loss(CostTable(costs, "params", choices), budget.limit)
+    if budget.kind == "latency":
+        if latencies is None:
+            raise BudgetError(
+                "A budget of latency needs latencies.", expected=f"those of {budget.device}", got="none"
+            )
+        whole = latencies.whole_seconds if budget.relative else 1.0
+        nanoseconds = 1e9 * budget.limit * whole
+        return _within_cost(LatencyTable(latencies, choices), f"nanoseconds on {budget.device}", nanoseconds)
     return _within_cost(CostTable(costs, budget.kind, choices), budget.kind, budget.absolute(costs))
 
 
-def _within_cost(table: CostTable, kind: str, limit: float) -> dict[str, int]:
+def _within_cost(table: PriceTable, quantity: str, limit: float) -> dict[str, int]:
     smallest = Architecture(table, [0] * len(table.choices))
     if round(smallest.cost) > limit:
         raise BudgetError(
             "No architecture meets this budget.",
-            expected=f"{kind} ≤ {limit:,.0f}",
+            expected=f"{quantity} ≤ {limit:,.0f}",
             got=f"at least {round(smallest.cost):,} with as few channels in every group as may be",
             where="--budget",
             remedy="raise the budget, fix fewer channel counts, or loosen the constraints",
