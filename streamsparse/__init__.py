@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from streamsparse.sensitivity import measure_sensitivities as measure_sensitivities
     from streamsparse.sequential import refit as refit
     from streamsparse.solve import SolveSettings as SolveSettings
+    from streamsparse.solve import hyperparameter_search as hyperparameter_search
     from streamsparse.solve import solve as solve
     from streamsparse.write.checkpoint import load as load
     from streamsparse.write.stage import write as write
@@ -50,6 +51,7 @@ _HOMES = {
     "capture_until_converged": "adaptive",
     "evaluate": "evaluation",
     "find_groups": "network",
+    "hyperparameter_search": "solve",
     "load": "write.checkpoint",
     "measure_sensitivities": "sensitivity",
     "merge": "merging",
