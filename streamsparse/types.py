@@ -200,6 +200,7 @@ class PrunePlan:
         costs: of the pruned network; original_costs: of the original; budget: as given, None for counts by hand.
         predicted_losses: of the network with one group cut so far, by group; the pruned network's is near the sum.
         loss_kind: "divergence" (nats per image), "squared difference" (of outputs), or "error": held-out errors.
+        predicted_seconds: of a forward pass, for a budget of latency.
     """
 
     keep: dict[str, tuple[int, ...]]
@@ -211,6 +212,7 @@ class PrunePlan:
     budget: str | None
     predicted_losses: dict[str, float] = field(default_factory=dict)
     loss_kind: str = "error"
+    predicted_seconds: float | None = None
 
     @property
     def counts(self) -> dict[str, int]:

@@ -14,9 +14,11 @@ from streamsparse.errors import CorruptDataError, StageMissingError, UsageError
 from streamsparse.intake.captured import read_captured
 from streamsparse.intake.latencies import read_latencies
 from streamsparse.latencies import measure_latencies
+from streamsparse.solve import solve
 from streamsparse.store import Run
+from streamsparse.store.solution import read_solution
 from streamsparse.verification import verify_run
-from tests.small import SmallNet, build, random_images
+from tests.small import SmallNet, build, random_images, summed_run
 
 SPEC = f"{__name__}:small_net"
 
@@ -85,6 +87,17 @@ def test_damage_is_named(run: Run) -> None:
     (problem,) = verify_run(run)
     assert problem.part == "latencies"
     assert "latencies/cpu.json" in problem.key
+
+
+def test_a_budget_of_latency_from_end_to_end(tmp_path: Path) -> None:
+    run = summed_run(tmp_path)
+    with pytest.raises(StageMissingError, match="streamsparse latency"):
+        solve(run, budget="latency=0.7@cpu")
+    model = measure_latencies(run, model=build(SmallNet))
+    plan = solve(run, budget="latency=0.9@cpu").plan
+    assert plan.predicted_seconds == pytest.approx(float(model.seconds(plan.counts)))
+    assert plan.predicted_seconds <= 0.9 * model.whole_seconds
+    assert read_solution(run).plan == plan
 
 
 @pytest.mark.parametrize(("device", "batch"), [("abacus", 1), ("cpu", 0)])

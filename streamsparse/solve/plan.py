@@ -8,6 +8,7 @@ import numpy as np
 
 from streamsparse.errors import BudgetError, UsageError
 from streamsparse.kernels.costs import CostModel
+from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.solve.budget import Budget, allocate, parse_budget
 from streamsparse.solve.constraints import Constraints
 from streamsparse.solve.fronts import GroupFront
@@ -26,6 +27,7 @@ def make_plan(
     constraints: Constraints | None = None,
     losses: Mapping[str, np.ndarray] | None = None,
     loss_kind: str = ERROR,
+    latencies: LatencyModel | None = None,
 ) -> PrunePlan:
     """Choose the counts, then take every group's best support of that count.
 
@@ -37,6 +39,7 @@ def make_plan(
         constraints: honoured by every budget and by counts by hand alike.
         losses: predicted by group and count, see `predicted_losses`; None for the held-out errors.
         loss_kind: what they are, see `PrunePlan`.
+        latencies: measured on the device of a budget of latency.
 
     Raises:
         UsageError, BudgetError: see `check_request`; no architecture meets the budget.
@@ -52,7 +55,9 @@ def make_plan(
         parsed = parse_budget(budget)
         _check_loss_known(parsed, loss_kind)
         supports = {name: front.front.supports for name, front in fronts.items()}
-        counts = allocate(parsed, losses, costs, fixed, errors=errors, allowed=allowed, supports=supports)
+        counts = allocate(
+            parsed, losses, costs, fixed, errors=errors, allowed=allowed, supports=supports, latencies=latencies
+        )
     keep = {name: tuple(front.front.supports[counts[name]].tolist()) for name, front in fronts.items()}
     return PrunePlan(
         keep=keep,
@@ -64,6 +69,7 @@ def make_plan(
         budget=budget,
         predicted_losses={name: float(losses[name][counts[name]]) for name in fronts},
         loss_kind=loss_kind,
+        predicted_seconds=None if latencies is None else float(latencies.seconds(counts)),
     )
 
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from streamsparse.events import Notice, OnEvent, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
+from streamsparse.intake.latencies import read_latencies
+from streamsparse.kernels.latencies import LatencyModel
+from streamsparse.solve.budget import parse_budget
 from streamsparse.solve.constraints import Constraints
 from streamsparse.solve.finding import RunFronts, find_constrained_fronts, whole_here
 from streamsparse.solve.finding import find_fronts as find_fronts
@@ -45,7 +48,7 @@ def solve(
         settings: how fronts are found.
 
     Raises:
-        StageMissingError: the statistics are not complete.
+        StageMissingError: the statistics are not complete; no latencies for a budget of latency.
         UsageError, BudgetError: see `make_plan`.
     """
     settings, constraints = settings or SolveSettings(), constraints or Constraints()
@@ -54,6 +57,7 @@ def solve(
     whole = whole_here(captured, constraints)
     sizes = {group.name: group.size for group in captured.graph.groups}
     check_request(budget, channels, sizes, whole, constraints)
+    _latencies(run, captured, budget)  # before any work
     with run.lock():
         plain = find_fronts(run, captured, settings, on_event, constraints)
         listed = find_constrained_fronts(run, captured, settings, constraints, on_event)
@@ -88,8 +92,14 @@ def choose(
     free = {name: count for name, count in (channels or {}).items() if name in fronts.plain}
     return make_plan(
         fronts.chosen, captured.costs, budget=budget, channels=free, constraints=constraints, losses=losses,
-        loss_kind=kind,
+        loss_kind=kind, latencies=_latencies(run, captured, budget),
     )  # fmt: skip
+
+
+def _latencies(run: Run, captured: Captured, budget: str | None) -> LatencyModel | None:
+    """Those of the budget's device; None for a budget of something else."""
+    device = parse_budget(budget).device if budget is not None else None
+    return None if device is None else read_latencies(run, captured, device)
 
 
 def losses_of(run: Run, fronts: RunFronts, on_event: OnEvent = ignore) -> tuple[dict[str, np.ndarray], str]:
