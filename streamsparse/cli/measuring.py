@@ -31,8 +31,8 @@ def sensitivity(
         str,
         typer.Option(
             "--by",
-            help="kl: run the cut network, one pass over the images per group and level. fisher: predict all from "
-            "one pass with gradients; rougher.",
+            help="kl: run the cut network, one pass over the images per group and level. fisher: predict all to "
+            "second order from one pass with gradients, for models where passes are dear; too low for large cuts.",
         ),
     ] = "kl",
     batch_size: o.BatchSize = 64,
