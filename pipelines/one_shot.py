@@ -26,7 +26,7 @@ import torch
 
 from pipelines.networks import NETWORKS, Subjects
 from pipelines.one_shot_bench import Bench, Clock, Examination, prepare
-from pipelines.one_shot_cuts import Cut, cut
+from pipelines.one_shot_cuts import Cut, cut, from_statistics
 from pipelines.one_shot_recipes import OUTSIDE, RECIPES, NotComparableError, Recipe
 from pipelines.one_shot_rivals import rival
 from pipelines.one_shot_tables import page, surroundings
@@ -100,6 +100,8 @@ class Study:
             self.subjects, self.folder / f"seed-{seed}", images=self.request.images, seed=seed,
             stages=self.request.stages, clock=clock, on_event=_say,
         )  # fmt: skip
+        with clock.timing("refits from statistics"):
+            from_statistics(bench, todo, seed)
         self._write()
         for recipe, sparsity in todo:
             self.cells[key(recipe.name, sparsity, seed)] = self._cell(bench, recipe, sparsity, seed)
@@ -118,6 +120,7 @@ class Study:
         macs = bench.captured.costs.macs(made.counts) if made.counts else None  # another tool cuts other groups
         cell = {
             **found.to_json(), "parameters": parameters, "macs": macs, "counts": made.counts,
+            "predicted_divergence": sum(float(bench.losses[name][k]) for name, k in made.counts.items()),
             "cut_seconds": cut_at - started, "test_seconds": perf_counter() - cut_at,
         }  # fmt: skip
         _print(

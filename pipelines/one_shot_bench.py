@@ -62,7 +62,7 @@ class Bench:
         paths: the paper's, by group.
         losses: predicted divergence of the network with one group cut, by group and count.
         stages: passes of a sequential refit.
-        memory: the weights that were found last (mutable).
+        memory: weights that were found, by plan (mutable).
     """
 
     subjects: Subjects

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +12,14 @@ from torch import nn
 
 from pipelines.one_shot_bench import SETTINGS, Bench
 from pipelines.one_shot_recipes import NotComparableError, Recipe
-from streamsparse.kernels.entropic_path import PathPoint
-from streamsparse.kernels.entropic_steps import weight_step
-from streamsparse.kernels.folds import FoldSums, total
+from pipelines.one_shot_weights import Wanted, point_of, weights_of, whole
 from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
 from streamsparse.recalibration import recalibrated_statistics
 from streamsparse.sequential import refit
-from streamsparse.solve import kept_inputs
 from streamsparse.solve.budget import Budget, allocate
-from streamsparse.solve.problems import group_problem, layer_moments, position_columns
-from streamsparse.solve.stage import refit_layers
 from streamsparse.store.solution import Weights, commit_solution, read_weights
-from streamsparse.store.statistics import Statistics
 from streamsparse.types import ChannelGroup, PrunePlan, Role, Solution
 
 Keep = dict[str, tuple[int, ...]]
@@ -64,7 +59,7 @@ def chosen(bench: Bench, recipe: Recipe, sparsity: float, seed: int) -> Keep:
         return {name: tuple(front.front.supports[counts[name]].tolist()) for name, front in bench.fronts.items()}
     if recipe.channels == "entropic":
         return {
-            name: tuple(sorted(_point(path.points, counts[name]).ranking[: counts[name]].tolist()))
+            name: tuple(sorted(point_of(path.points, counts[name]).ranking[: counts[name]].tolist()))
             for name, path in bench.paths.items()
         }
     found = scores(bench, recipe.channels, seed)
@@ -132,35 +127,39 @@ def _above_threshold(bench: Bench, found: Mapping[str, np.ndarray], sparsity: fl
     return keep(candidates[high])
 
 
-def _point(points: tuple[PathPoint, ...], count: int) -> PathPoint:
-    """The point of the walk with the fewest channels that are still enough, else that with the most."""
-    enough = [point for point in points if len(point.support) >= count]
-    if enough:
-        return min(enough, key=lambda point: len(point.support))
-    return max(points, key=lambda point: len(point.support))
+def from_statistics(bench: Bench, wanted: Sequence[tuple[Recipe, float]], seed: int) -> None:
+    """Find the weights of all these rows that come from the original's statistics alone, in one reading of them."""
+    plans: dict[str, Wanted] = {}
+    for recipe, sparsity in wanted:
+        if recipe.weights in ("scaled", "independent"):
+            with suppress(NotComparableError):  # `cut` will say so
+                keep = chosen(bench, recipe, sparsity, seed)
+                name = _identity(recipe, keep)
+                plans[name] = Wanted(name, keep, recipe.weights == "scaled")
+    paths = {name: path.points for name, path in bench.paths.items()}
+    todo = [plan for plan in plans.values() if plan.name not in bench.memory]
+    bench.memory.update(weights_of(bench.run, bench.captured, todo, paths))
+
+
+def _identity(recipe: Recipe, keep: Keep) -> str:
+    """Of the weights: recalibration does not change them."""
+    return f"{recipe.weights} {sorted(keep.items())}"
 
 
 def _weights(bench: Bench, recipe: Recipe, keep: Keep) -> Weights:
-    """As the recipe says; rows that follow one another and differ in recalibration alone share them."""
-    identity = (recipe.weights, tuple(keep.items()))
-    if bench.memory.get("identity") != identity:
-        bench.memory.update(identity=identity, weights=_found_weights(bench, recipe, keep))
-    found: Weights = bench.memory["weights"]
-    return found
-
-
-def _found_weights(bench: Bench, recipe: Recipe, keep: Keep) -> Weights:
     if recipe.weights == "original":
         return {}
-    if recipe.weights == "scaled":
-        return scaled_weights(bench, keep)
-    graph = bench.captured.graph
+    name = _identity(recipe, keep)
     if recipe.weights == "sequential":
-        return _sequential(bench, keep)
-    inputs = kept_inputs(graph, keep)
-    layers = [layer for layer, kept in inputs.items() if len(kept) < graph.layers[layer].in_channels]
-    refitted = refit_layers(bench.captured, Statistics(bench.run), layers, inputs)
-    return {layer.layer: (layer.weight, layer.bias) for layer in refitted}
+        if bench.memory.get("sequential") != name:  # rows that follow one another share them
+            bench.memory.update({"sequential": name, "weights": _sequential(bench, keep)})
+        found: Weights = bench.memory["weights"]
+        return found
+    if name not in bench.memory:
+        paths = {group: path.points for group, path in bench.paths.items()}
+        plan = Wanted(name, keep, recipe.weights == "scaled")
+        bench.memory.update(weights_of(bench.run, bench.captured, [plan], paths))
+    return whole(bench.memory[name], bench.captured)
 
 
 def _sequential(bench: Bench, keep: Keep) -> Weights:
@@ -182,36 +181,3 @@ def _sequential(bench: Bench, keep: Keep) -> Weights:
         bench.run, subjects.calibration, model=subjects.model, stages=bench.stages, settings=SETTINGS
     )  # fmt: skip
     return read_weights(bench.run, solution)
-
-
-def scaled_weights(bench: Bench, keep: Keep) -> Weights:
-    """Q = ΛD(w) of the path's point, without another fit; the bias is exact for it.
-
-    Where no point has exactly so many channels, those of least weight leave the next larger point, and one W-step
-    at its ε_L2 follows.
-    """
-    statistics, graph = Statistics(bench.run), bench.captured.graph
-    weights: Weights = {}
-    for name, kept in keep.items():
-        group = graph.group(name)
-        problem = group_problem(group, graph.layers, statistics)
-        point = _point(bench.paths[name].points, len(kept))
-        w = np.zeros(group.size)
-        w[list(kept)] = np.maximum(point.w[list(kept)], point.w[point.w > 0].min())
-        w /= w.sum()
-        for consumer, regression, scaled in zip(
-            group.consumers, problem, weight_step(problem, w, point.eps_l2), strict=True
-        ):
-            geometry = graph.layers[consumer.layer]
-            flat = np.zeros((geometry.out_channels, geometry.columns))
-            flat[:, position_columns(consumer, geometry).ravel()] = scaled * np.repeat(w, regression.taps)
-            shape = (geometry.out_channels, geometry.in_channels // geometry.groups, *geometry.kernel)
-            bias = _exact_bias(flat, statistics[consumer.layer]) if geometry.bias else None
-            weights[consumer.layer] = (flat.reshape(shape), bias)
-    return weights
-
-
-def _exact_bias(weights: np.ndarray, sums: FoldSums) -> np.ndarray:
-    """ȳ − Q x̄, (outputs,)."""
-    found = layer_moments(total(sums), bias=True)
-    return np.asarray(found.mean_y[0] - weights @ found.mean_x[0])
