@@ -11,17 +11,22 @@ from torch import nn
 
 from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, Subject, capture
-from streamsparse.events import OnEvent, ignore
+from streamsparse.errors import ModelError, UsageError
+from streamsparse.events import Notice, OnEvent, ignore
 from streamsparse.intake.captured import original_model, read_captured
 from streamsparse.network.observation import whole_groups
 from streamsparse.report import layer_reports
+from streamsparse.sensitivity import measure_sensitivities
 from streamsparse.sequential import refit
-from streamsparse.solve import SolveSettings, check_request, solve
+from streamsparse.solve import Constraints, SolveSettings, check_request, find_fronts, parse_budget, solve
+from streamsparse.solve.constraints import left_groups
 from streamsparse.store import Run
 from streamsparse.types import ChannelGraph, LayerReport, Solution
 from streamsparse.write.checkpoint import decode_checkpoint
 from streamsparse.write.directory import save
 from streamsparse.write.stage import Written, write
+
+SENSITIVITIES = ("kl", "fisher", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +58,13 @@ def prune(
     *,
     budget: str | None = None,
     channels: Mapping[str, int] | None = None,
+    constraints: Constraints | None = None,
     run: Run | str | Path | None = None,
     images: int | None = None,
     seed: int = 0,
+    sensitivity: str = "kl",
     stages: int | None = None,
+    recalibrate: bool = False,
     name: str = "pruned",
     capture_settings: CaptureSettings | None = None,
     accumulate_settings: AccumulateSettings | None = None,
@@ -71,12 +79,16 @@ def prune(
     Args:
         model: a trained network; it is left as it is.
         data: calibration images: a Dataset, a DataLoader over one, or a tensor (images, *shape).
-        budget: such as "params=0.2", "macs=0.5", "sparsity=0.887" or "max-error=0.01".
+        budget: such as "params=0.2", "macs=0.5", "sparsity=0.887", "max-loss=0.02" or "max-error=0.01".
         channels: counts by hand, by group.
+        constraints: on counts, positions and layers, see `Constraints`.
         run: where the stages keep their work, so that a killed call resumes; None keeps nothing on disk.
         images: how many images to sample; None for all.
         seed: of the sample.
+        sensitivity: "kl": measure what cutting each group does to the model's output, and spend the budget where
+            it suffers least; "none": minimise the sum of the groups' held-out errors.
         stages: of the sequential refit; None for one per layer, 1 for weights of one capture alone.
+        recalibrate: estimate the running statistics of every BatchNorm anew behind the refitted weights.
         name: of the checkpoint in the run.
         capture_settings, accumulate_settings, solve_settings: see there.
         executor, scheduler: where statistics are summed, see `accumulate`.
@@ -97,13 +109,22 @@ def prune(
         seed=seed,
         settings=capture_settings,
         subject=subject,
-        accept=lambda graph: _check_request(budget, channels, graph),
+        accept=lambda graph: _check_request(budget, channels, constraints, sensitivity, graph),
         on_event=on_event,
     )
     accumulate(run, settings=accumulate_settings, executor=executor, scheduler=scheduler, on_event=on_event)
-    solution = solve(run, budget=budget, channels=channels, settings=solve_settings, on_event=on_event)
-    if stages != 1:
-        solution = refit(run, data, model=original, stages=stages, settings=capture_settings, on_event=on_event)
+    settings = solve_settings or SolveSettings()
+    if sensitivity != "none" and _loss_matters(budget):
+        device = capture_settings.device if capture_settings is not None else "cpu"
+        _measure(run, data, original, constraints or Constraints(), settings, sensitivity, device, on_event)
+    solution = solve(
+        run, budget=budget, channels=channels, constraints=constraints, settings=settings, on_event=on_event
+    )
+    if stages != 1 or recalibrate:
+        solution = refit(
+            run, data, model=original, stages=stages, recalibrate=recalibrate, settings=capture_settings,
+            on_event=on_event,
+        )  # fmt: skip
     written = write(run, model=original, name=name, on_event=on_event)
     files = run.read_checkpoint(name)
     pruned = decode_checkpoint(files, original_model(run, copy.deepcopy(model).cpu()))
@@ -112,5 +133,42 @@ def prune(
     return Result(pruned.eval(), report, solution, written, files)
 
 
-def _check_request(budget: str | None, channels: Mapping[str, int] | None, graph: ChannelGraph) -> None:
-    check_request(budget, channels, {group.name: group.size for group in graph.groups}, whole_groups(graph))
+def _loss_matters(budget: str | None) -> bool:
+    return budget is not None and parse_budget(budget).kind != "max-error"
+
+
+def _measure(
+    run: Run,
+    data: object,
+    original: nn.Module,
+    constraints: Constraints,
+    settings: SolveSettings,
+    sensitivity: str,
+    device: str,
+    on_event: OnEvent,
+) -> None:
+    """Commit the sensitivities of all fronts; where outputs have no measure, say so and go on without."""
+    with run.lock():
+        fronts = find_fronts(run, read_captured(run), settings, on_event, constraints)
+    try:
+        measure_sensitivities(
+            run, data, model=original, fronts=fronts, by=sensitivity, device=device, on_event=on_event
+        )
+    except ModelError as error:
+        on_event(Notice("sensitivity", f"not measured, held-out errors stand in: {error.summary}"))
+
+
+def _check_request(
+    budget: str | None,
+    channels: Mapping[str, int] | None,
+    constraints: Constraints | None,
+    sensitivity: str,
+    graph: ChannelGraph,
+) -> None:
+    if sensitivity not in SENSITIVITIES:
+        raise UsageError(
+            "Unknown way to measure.", expected=" | ".join(SENSITIVITIES), got=sensitivity, where="--sensitivity"
+        )
+    constraints = constraints or Constraints()
+    whole = left_groups(graph, constraints.leave) | whole_groups(graph)
+    check_request(budget, channels, {group.name: group.size for group in graph.groups}, whole, constraints)

@@ -12,6 +12,7 @@ from streamsparse.cli import (
     inspecting,
     measuring,
     merging,
+    pruning,
     refitting,
     results,
     solving,
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 
 app.command("demo")(capturing.demo)
-app.command("prune")(capturing.prune)
+app.command("prune")(pruning.prune)
 app.command("capture")(capturing.capture)
 app.command("accumulate")(accumulating.accumulate)
 app.command("solve")(solving.solve)

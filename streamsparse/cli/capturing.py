@@ -1,17 +1,14 @@
-"""Commands that begin with a model and images: demo, prune, capture."""
+"""Commands that begin with a model and images: demo, capture."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from streamsparse.cli import adapting
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
-
-if TYPE_CHECKING:
-    from streamsparse.run import Result
 
 
 def demo(
@@ -117,7 +114,7 @@ def capture(
         if dry_run:
             if until_converged is not None:
                 settings = adapting.show_looks(images, settings, until_converged, at, as_json)
-            _show_capture_plan(built, dataset, images, seed, settings, as_json)
+            show_capture_plan(built, dataset, images, seed, settings, as_json)
             return
         subject = Subject(model, data, chosen)
         if until_converged is not None:
@@ -139,7 +136,8 @@ def capture(
         )
 
 
-def _show_capture_plan(model: Any, dataset: Any, images: int, seed: int, settings: Any, as_json: bool) -> None:
+def show_capture_plan(model: Any, dataset: Any, images: int, seed: int, settings: Any, as_json: bool) -> None:
+    """Layers, shapes and bytes that a capture would write."""
     from streamsparse.capture import calibration_images, plan_stream
     from streamsparse.network import find_groups
     from streamsparse.store.stream import SIDES
@@ -164,91 +162,3 @@ def _show_capture_plan(model: Any, dataset: Any, images: int, seed: int, setting
     raw = size_text(plan.raw_bytes)
     title = f"{plan.images:,} images in {plan.batches:,} batches, {raw} of {plan.dtype} before {plan.codec}"
     print_table(title, columns, rows)
-
-
-def prune(
-    run: o.RunArgument,
-    model: o.Model,
-    weights: o.Weights,
-    data: o.Data,
-    budget: o.BudgetOption = None,
-    channels: o.Channels = None,
-    data_root: o.DataRoot = None,
-    normalize: o.Normalize = None,
-    size: o.Size = None,
-    images: o.Images = o.DEFAULT_IMAGES,
-    seed: o.Seed = 0,
-    batch_size: o.BatchSize = 250,
-    dtype: o.Dtype = "float16",
-    codec: o.Codec = "zstd:1",
-    sink: o.Sink = "activations",
-    device: o.Device = "cpu",
-    folds: o.Folds = 5,
-    executor: o.ExecutorKind = "auto",
-    scheduler: o.Scheduler = None,
-    method: o.MethodOption = "best",
-    stages: o.Stages = None,
-    name: o.Name = "pruned",
-    threads: o.Threads = None,
-    as_json: o.Json = False,
-    dry_run: o.DryRun = False,
-) -> None:
-    """All stages in one go: capture, accumulate, solve, refit in order, write.
-
-    Typed again after a kill, it goes on where it was; with another budget it reuses what was captured.
-
-    Examples:
-
-        streamsparse prune runs/lenet --model pipelines.lenet:LeNet \\
-            --weights lenet.safetensors --data pipelines.mnist:calibration \\
-            --budget params=0.3
-
-        streamsparse prune runs/vgg --model torchvision:vgg16_bn \\
-            --weights vgg.safetensors --data imagefolder:/data/train \\
-            --budget macs=0.5 --device cuda
-    """
-    from streamsparse.accumulate import AccumulateSettings
-    from streamsparse.capture import CaptureSettings, Subject
-    from streamsparse.run import prune as prune_stages
-    from streamsparse.solve import SolveSettings
-
-    o.use_threads(threads)
-    with command(as_json) as bars:
-        settings = CaptureSettings(dtype, codec, batch_size, device=device, sink=sink, folds=folds)
-        built = o.load_model(model, weights)
-        chosen = {"data_root": data_root, "normalize": normalize, "size": size}
-        dataset = o.load_data(data, model, split="train", **chosen)
-        if dry_run:
-            _show_capture_plan(built, dataset, images, seed, settings, as_json)
-            return
-        result = prune_stages(
-            built,
-            dataset,
-            budget=budget,
-            channels=o.parse_channels(channels),
-            run=run,
-            images=images,
-            seed=seed,
-            stages=stages,
-            name=name,
-            capture_settings=settings,
-            accumulate_settings=AccumulateSettings(folds),
-            solve_settings=SolveSettings(method),  # type: ignore[arg-type]  # validated there
-            executor=executor,
-            scheduler=scheduler,
-            subject=Subject(model, data, chosen),
-            on_event=bars,
-        )
-    _show_result(run, result, bars.seconds, as_json)
-
-
-def _show_result(run: str, result: Result, seconds: dict[str, float], as_json: bool) -> None:
-    if as_json:
-        found = {"report": result.report, "solution": result.solution, "checkpoint": result.checkpoint}
-        print_json({"run": run, **found, "seconds": seconds})
-        return
-    from streamsparse.cli.solving import show_layers, show_solution
-
-    show_solution(result.solution)
-    show_layers(result.report)
-    say(f"Written to {result.checkpoint.location}. Next: streamsparse evaluate {run} --data ...")

@@ -78,12 +78,15 @@ Products = Annotated[
     str,
     typer.Option("--products", help="Matrix products in float32, float64, tf32 or bfloat16; sums are float64."),
 ]
-BudgetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--budget",
-        help="params=X, macs=X, bytes=X (fraction up to 1, or absolute), sparsity=X, or max-error=X.",
-    ),
+BUDGET_HELP = (
+    "params=X, macs=X or bytes=X (a fraction up to 1, or absolute), sparsity=X; max-loss=X: fewest parameters "
+    "whose predicted loss of the network (nats) is within X; max-error=X: fewest channels whose held-out error "
+    "is, in every group."
+)
+BudgetOption = Annotated[str | None, typer.Option("--budget", help=BUDGET_HELP)]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", help=BUDGET_HELP + " Several: a table of what each would give; nothing is decided."),
 ]
 Channels = Annotated[
     str | None, typer.Option("--channels", help="Channels to keep by hand: GROUP=COUNT,GROUP=COUNT,...")

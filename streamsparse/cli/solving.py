@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from streamsparse.cli import constraining as c
 from streamsparse.cli import options as o
 from streamsparse.cli.console import command, print_json, print_table, say
+from streamsparse.cli.planning import refuse_counts, show_dry_run, show_plan, show_trade_off
 
 if TYPE_CHECKING:
     from streamsparse.types import LayerReport, Solution
@@ -13,8 +17,19 @@ if TYPE_CHECKING:
 
 def solve(
     run: o.RunArgument,
-    budget: o.BudgetOption = None,
+    budget: o.Budgets = None,
     channels: o.Channels = None,
+    round_to: c.RoundTo = 1,
+    min_channels: c.MinChannels = "1",
+    keep: c.Keep = None,
+    drop: c.Drop = None,
+    leave: c.Leave = None,
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front", help="Show the whole trade-off of parameters and predicted loss, and decide nothing."
+        ),
+    ] = False,
     method: o.MethodOption = "best",
     threads: o.Threads = None,
     as_json: o.Json = False,
@@ -22,7 +37,9 @@ def solve(
 ) -> None:
     """Choose the channels that stay and re-estimate the weights behind them, from statistics alone.
 
-    The best support for every number of channels is found once; another budget then takes seconds.
+    The best support for every number of channels is found once; another budget then takes seconds. Of all
+    architectures within the budget the one of least predicted loss is wanted: the sum of what cutting each group
+    does to the model's output, where `streamsparse sensitivity` has measured it, else of the held-out errors.
 
     Examples:
 
@@ -31,6 +48,13 @@ def solve(
         streamsparse solve runs/lenet --budget sparsity=0.887
 
         streamsparse solve runs/lenet --channels conv1=8,fc1=40,fc2=18
+
+        streamsparse solve runs/r18 --budget macs=0.5 --round-to 8 \\
+            --min-channels 0.1 --leave conv1 --leave 'layer4.*'
+
+        streamsparse solve runs/lenet --budget params=0.2 --keep conv1=0,3-5
+
+        streamsparse solve runs/r18 --front --json
     """
     from streamsparse.solve import SolveSettings
     from streamsparse.solve import solve as solve_stage
@@ -38,11 +62,18 @@ def solve(
     o.use_threads(threads)
     with command(as_json) as bars:
         settings = SolveSettings(method)  # type: ignore[arg-type]  # validated there
+        constraints = c.parse_constraints(round_to, min_channels, keep, drop, leave)
+        budgets, counts = budget or [], o.parse_channels(channels)
+        one = budgets[0] if budgets else None
         if dry_run:
-            _show_solve_plan(run, as_json)
+            show_dry_run(run, one, counts, constraints, settings, as_json)
+            return
+        if front or len(budgets) > 1:
+            refuse_counts(counts)
+            show_trade_off(run, budgets, constraints, settings, bars, as_json)
             return
         solution = solve_stage(
-            run, budget=budget, channels=o.parse_channels(channels), settings=settings, on_event=bars
+            run, budget=one, channels=counts, constraints=constraints, settings=settings, on_event=bars
         )
     if as_json:
         print_json({"run": run, "solution": solution, "sparsity": solution.plan.sparsity, "seconds": bars.seconds})
@@ -51,39 +82,9 @@ def solve(
         say(f"Next: streamsparse refit {run} (weights in order), or streamsparse write {run}")
 
 
-def _show_solve_plan(run: str, as_json: bool) -> None:
-    from streamsparse.intake.captured import read_captured
-    from streamsparse.store import Run
-    from streamsparse.store.statistics import Statistics
-
-    opened = Run.at(run)
-    graph, present = read_captured(opened).graph, set(Statistics(opened))
-    rows = [
-        (group.name, group.size, consumer.layer, graph.layers[consumer.layer].columns, consumer.layer in present)
-        for group in graph.groups
-        for consumer in group.consumers
-    ]
-    if as_json:
-        names = ("group", "channels", "consumer", "columns", "statistics")
-        print_json({"groups": [dict(zip(names, row, strict=True)) for row in rows]})
-        return
-    columns = {"group": "left", "channels": "right", "consumer": "left", "columns": "right", "statistics": "left"}
-    print_table("Regressions to solve", columns, rows)
-
-
 def show_solution(solution: Solution) -> None:
     """Channels per group, and errors per re-estimated layer."""
-    plan = solution.plan
-    rows = [
-        (group, plan.sizes[group], len(kept), f"{plan.predicted_errors[group]:.4f}", plan.methods[group])
-        for group, kept in plan.keep.items()
-    ]
-    columns = {"group": "left", "channels": "right", "kept": "right", "held-out error": "right", "found by": "left"}
-    title = (
-        f"{plan.costs.parameters:,} of {plan.original_costs.parameters:,} parameters stay "
-        f"(sparsity {plan.sparsity:.2%}), {plan.costs.macs:,} of {plan.original_costs.macs:,} MACs"
-    )
-    print_table(title, columns, rows)
+    show_plan(solution.plan)
     layers = [
         (error.layer, f"{error.training_error:.4f}", f"{error.held_out_error:.4f}", f"{error.ridge:.0e}")
         for error in solution.layers
