@@ -19,7 +19,6 @@ from streamsparse.accumulate.report import AccumulateReport
 from streamsparse.accumulate.stage import (
     accumulate_stream,
     begin_sums,
-    check_reachable,
     committed,
     earlier_cuts,
     lane_step,
@@ -27,7 +26,7 @@ from streamsparse.accumulate.stage import (
 )
 from streamsparse.errors import RunNotFoundError, StageMissingError, UsageError
 from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
-from streamsparse.executors import Executor, Report, open_executor
+from streamsparse.executors import Executor, Report, open_executor, require_reachable
 from streamsparse.kernels.shift_sums import shift_bytes
 from streamsparse.store import Run
 from streamsparse.store.activations import ActivationReader
@@ -100,7 +99,7 @@ def follow(
     limit = settings.memory_limit_bytes
     started = perf_counter()
     with open_executor(kind, scheduler=scheduler, workers=workers, memory_limit_bytes=limit) as opened:
-        check_reachable(run, opened)
+        require_reachable(run.url, opened)
         following = _Following(run, settings, opened, discards, on_event)
         images = _wait_for_begin(following)
         with run.lock(shared=True), run.lock("accumulate"):

@@ -23,9 +23,9 @@ from streamsparse.accumulate.plan import (
 from streamsparse.accumulate.report import AccumulateReport
 from streamsparse.accumulate.shards import merge_shards, merged_already
 from streamsparse.accumulate.task import FinishTask, draft_of, finish_lanes, sum_lane
-from streamsparse.errors import MemoryLimitError, UsageError
+from streamsparse.errors import MemoryLimitError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
-from streamsparse.executors import Executor, Report, SerialExecutor, Step, open_executor
+from streamsparse.executors import Executor, Report, SerialExecutor, Step, open_executor, require_reachable
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.statistics import Statistics
@@ -98,7 +98,7 @@ def _planned(
     kind = choose_executor(executor, run, sum(plan.raw_bytes for plan in reader.plans.values()))
     limit = settings.memory_limit_bytes
     with open_executor(kind, scheduler=scheduler, workers=workers, memory_limit_bytes=limit) as opened:
-        check_reachable(run, opened)
+        require_reachable(run.url, opened)
         resources, earlier = resources_of(opened, settings), earlier_cuts(run, reader, settings)
         yield opened, plan_accumulation(run.url, reader, batches, settings, resources, earlier=earlier)
 
@@ -137,7 +137,7 @@ def accumulate_stream(
         UsageError: a run in memory on an executor of other processes.
     """
     executor = executor or SerialExecutor()
-    check_reachable(run, executor)
+    require_reachable(run.url, executor)
     started = perf_counter()
     stage = stage_name(plan.stream)
     todo = [layer for layer in plan.layers if not committed(run, plan, layer)]
@@ -262,15 +262,6 @@ def _layer_of(step: Step) -> str:
     item: LaneTask | FinishTask = step.item
     task = item if isinstance(item, LaneTask) else item.tasks[0]
     return task.layer.geometry.layer
-
-
-def check_reachable(run: Run, executor: Executor) -> None:
-    if run.url == "memory://" and executor.name == "dask":
-        raise UsageError(
-            "A run in memory cannot be read by other processes.",
-            expected="the serial or threads executor, or a RUN on disk",
-            got=executor.name,
-        )
 
 
 def committed(run: Run, plan: AccumulatePlan, layer: LayerPlan) -> bool:

@@ -6,7 +6,8 @@ import os
 import queue
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 from streamsparse.errors import UsageError
 from streamsparse.executors.processes import process_bytes
@@ -75,6 +76,40 @@ class ThreadExecutor:
                 yield step
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where a stage is to run, opened when there is something to do.
+
+    Attributes:
+        kind, scheduler, workers, memory_limit_bytes: see `open_executor`.
+    """
+
+    kind: str = "serial"
+    scheduler: str | None = None
+    workers: int | None = None
+    memory_limit_bytes: int | None = None
+
+    def open(self) -> AbstractContextManager[Executor]:
+        """The executor, for the time of a `with` block."""
+        return open_executor(
+            self.kind, scheduler=self.scheduler, workers=self.workers, memory_limit_bytes=self.memory_limit_bytes
+        )
+
+
+def require_reachable(url: str, executor: Executor) -> None:
+    """Refuse a run in memory for workers that are other processes.
+
+    Raises:
+        UsageError: they could not read it.
+    """
+    if url == "memory://" and executor.name == "dask":
+        raise UsageError(
+            "A run in memory cannot be read by other processes.",
+            expected="the serial or threads executor, or a RUN on disk",
+            got=executor.name,
+        )
 
 
 @contextmanager

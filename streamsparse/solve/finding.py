@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
+from streamsparse.executors import Execution
 from streamsparse.intake.captured import Captured
 from streamsparse.network.observation import whole_groups
 from streamsparse.solve.constrained import solve_constrained_group
 from streamsparse.solve.constraints import Constraints, left_groups
-from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
+from streamsparse.solve.fronts import GroupFront, SolveSettings
+from streamsparse.solve.group_steps import commit_front, solve_side_by_side
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
@@ -49,6 +51,7 @@ def find_fronts(
     settings: SolveSettings,
     on_event: OnEvent = ignore,
     constraints: Constraints | None = None,
+    execution: Execution | None = None,
 ) -> dict[str, GroupFront]:
     """The plain fronts of all groups that do not stay whole; committed ones of the same source are kept.
 
@@ -69,10 +72,14 @@ def find_fronts(
             found[group.name] = committed
     if found:
         on_event(Reused("solve", f"the fronts of {len(found)} of {len(groups)} groups"))
-    for front in solve_groups(captured.graph, todo, statistics, settings, on_event) if todo else ():
-        source = _source(statistics, captured.graph.group(front.group), settings)
-        _commit(run, layout.front_key(front.group), source, front)
-        found[front.group] = front
+    if todo:
+        sources = [_source(statistics, group, settings) for group in todo]
+        with (execution or Execution()).open() as executor:
+            for name in solve_side_by_side(run, captured, todo, settings, sources, executor, on_event):
+                group = captured.graph.group(name)
+                front = _committed(run, layout.front_key(name), _source(statistics, group, settings))
+                assert front is not None
+                found[name] = front
     return {group.name: found[group.name] for group in groups}
 
 
@@ -98,7 +105,7 @@ def find_constrained_fronts(
                 with blas_threads(max(captured.graph.layers[layer].columns for layer in own)):
                     lists = constraints.lists_of(group.name)
                     front = solve_constrained_group(group, captured.graph.layers, own, settings, *lists)
-                _commit(run, *_listed_key(group, statistics, settings, constraints), front)
+                commit_front(run, *_listed_key(group, statistics, settings, constraints), front)
                 found[group.name] = front
                 advance(1)
     return found
@@ -138,10 +145,6 @@ def _listed_key(
     identity = json.dumps([_source(statistics, group, settings), *lists])
     source = hashlib.sha256(identity.encode()).hexdigest()
     return layout.listed_front_key(group.name, source[:16]), source
-
-
-def _commit(run: Run, key: str, source: str, front: GroupFront) -> None:
-    run.records.write(key, {**front.description(), "source": source}, front.arrays())
 
 
 def _committed(run: Run, key: str, source: str) -> GroupFront | None:

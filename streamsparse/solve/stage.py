@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from streamsparse.events import Notice, OnEvent, ignore, reporting
+from streamsparse.executors import Execution
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.intake.latencies import read_latencies
 from streamsparse.kernels.latencies import LatencyModel
@@ -33,6 +34,9 @@ def solve(
     channels: Mapping[str, int] | None = None,
     constraints: Constraints | None = None,
     settings: SolveSettings | None = None,
+    executor: str = "serial",
+    scheduler: str | None = None,
+    workers: int | None = None,
     on_event: OnEvent = ignore,
 ) -> Solution:
     """Find every group's front, choose the channels, and re-estimate the weights of their consumers.
@@ -46,8 +50,12 @@ def solve(
         channels: counts by hand, by group.
         constraints: on counts, positions and layers.
         settings: how fronts are found.
+        executor: "serial", or "processes": groups are solved side by side, each with the memory of some Grams.
+        scheduler: address of a Dask scheduler instead; its workers must see the run under the same path or URL.
+        workers: local processes; None for one per core.
 
     Raises:
+        ClusterError: workers or scheduler are gone; fronts that were found stay.
         StageMissingError: the statistics are not complete; no latencies for a budget of latency.
         UsageError, BudgetError: see `make_plan`.
     """
@@ -59,7 +67,8 @@ def solve(
     check_request(budget, channels, sizes, whole, constraints)
     _latencies(run, captured, budget)  # before any work
     with run.lock():
-        plain = find_fronts(run, captured, settings, on_event, constraints)
+        execution = Execution(executor, scheduler, workers)
+        plain = find_fronts(run, captured, settings, on_event, constraints, execution)
         listed = find_constrained_fronts(run, captured, settings, constraints, on_event)
         plan = choose(run, captured, RunFronts(plain, listed), constraints, budget, channels, on_event)
         _notice_approximate(captured.graph, plan, on_event)
