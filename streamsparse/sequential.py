@@ -4,23 +4,25 @@
     stage 2   layers a+1..b inputs of the model with stage 1's weights, outputs of the original
     ...
 
-Stage 1 needs no new pass; each further stage is one, in which a few layers are summed and nothing is dumped. Its
-statistics stay in the run until another refit, so that a killed one goes on with the stage that it was in.
+Stage 1 needs no new pass; each further stage is one, in which a few layers are summed over the inputs that stay
+and nothing is dumped. Its statistics stay in the run until another refit, so that a killed one goes on with the
+stage that it was in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from streamsparse.capture import CaptureSettings, Images, calibration_images, plan_stream, sum_behind
 from streamsparse.errors import RunMismatchError, UsageError
-from streamsparse.events import OnEvent, Reused, ignore
+from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, original_model, read_captured
 from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
@@ -28,10 +30,15 @@ from streamsparse.network.running import evaluating
 from streamsparse.network.weights import weights_digest
 from streamsparse.recalibration import recalibrated_statistics
 from streamsparse.solve import RefittedLayer, kept_inputs, refit_layers
+from streamsparse.solve.refit import candidate_ridges, on_inputs, refit_layer
+from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import Buffers, Weights, commit_solution, read_solution
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import PrunePlan, Solution
+
+Kept = Mapping[str, np.ndarray]
+"""Sorted input channels (features) that are summed, by layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,18 +159,25 @@ def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list
     refitted: list[RefittedLayer] = []
     used = {layout.ORIGINAL_STREAM}
     for number, part in enumerate(parts):
-        statistics = Statistics(stage.run) if number == 0 else _statistics(stage, part, number, refitted)
+        if number == 0:
+            refitted += refit_layers(stage.captured, Statistics(stage.run), part, inputs, stage.on_event)
+            continue
+        kept = {layer: inputs[layer] for layer in part}
+        statistics = _statistics(stage, kept, number, refitted)
         used.add(statistics.stream)
-        refitted += refit_layers(stage.captured, statistics, part, inputs, stage.on_event)
+        refitted += _refit_on_kept(stage, statistics, kept)
     _drop_statistics_but(stage.run, used)
     return refitted
 
 
-def _statistics(stage: _Stage, layers: Sequence[str], number: int, refitted: list[RefittedLayer]) -> Statistics:
-    """Statistics of these layers behind the weights found so far, from a pass of their own."""
+def _statistics(stage: _Stage, kept: Kept, number: int, refitted: list[RefittedLayer]) -> Statistics:
+    """Statistics of these layers' kept inputs behind the weights found so far, from a pass of their own."""
     run, on_event = stage.run, stage.on_event
     partial = with_weights(stage.original, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
-    stream = f"refit-{number + 1:03d}-{weights_digest(stored_tensors(partial))[:12]}"
+    layers = list(kept)
+    selected = {layer: torch.from_numpy(index) for layer, index in kept.items() if _narrow(stage, layer, index)}
+    identity = {f"inputs {layer}": index for layer, index in selected.items()}
+    stream = f"refit-{number + 1:03d}-{weights_digest({**stored_tensors(partial), **identity})[:12]}"
     statistics = Statistics(run, stream)
     about = {"stream": stream, "images": len(stage.images), "products": stage.products}
     found = [statistics.description(layer) or {} for layer in layers]
@@ -177,13 +191,43 @@ def _statistics(stage: _Stage, layers: Sequence[str], number: int, refitted: lis
     plan = plan_stream(
         stage.original, stage.captured.graph, example, len(stage.images), settings, stream=stream, layers=layers
     )
+    narrow = [
+        replace(part, geometry=on_inputs(part.geometry, len(kept[part.geometry.layer]))) for part in plan.layers
+    ]
+    plan = replace(plan, layers=tuple(narrow))
     sums = sum_behind(
-        plan, partial, stage.original, stage.images, folds=stage.folds, product_dtype=stage.products,
+        plan, partial, stage.original, stage.images, folds=stage.folds, kept=selected, product_dtype=stage.products,
         device=stage.capture.device, on_event=on_event,
     )  # fmt: skip
     for layer in plan.layers:
         statistics.write(layer.geometry, sums.pop(layer.geometry.layer), about)
     return statistics
+
+
+def _narrow(stage: _Stage, layer: str, kept: np.ndarray) -> bool:
+    """Whether the layer is summed over the inputs that stay alone."""
+    whole = stage.captured.graph.layers[layer]
+    return on_inputs(whole, len(kept)) != whole
+
+
+def _refit_on_kept(stage: _Stage, statistics: Statistics, kept: Kept) -> list[RefittedLayer]:
+    """Re-estimate layers from statistics of the inputs that stay; weights have the layers' own shapes again."""
+    refitted = []
+    with reporting("refit", len(kept), "layers", stage.on_event) as advance:
+        for layer, inputs in kept.items():
+            whole = stage.captured.graph.layers[layer]
+            geometry = on_inputs(whole, len(inputs))
+            support = np.arange(len(inputs)) if geometry != whole else inputs
+            ridges = candidate_ridges(geometry, len(inputs), stage.folds)
+            with blas_threads(geometry.columns):
+                found = refit_layer(geometry, statistics[layer], support, ridges)
+            if geometry != whole:
+                weight = np.zeros((len(found.weight), whole.in_channels, *whole.kernel))
+                weight[:, inputs] = found.weight
+                found = replace(found, weight=weight)
+            refitted.append(found)
+            advance(1)
+    return refitted
 
 
 def _drop_statistics_but(run: Run, used: set[str]) -> None:

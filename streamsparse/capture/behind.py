@@ -1,7 +1,7 @@
 """Statistics for a sequential refit: inputs as the already pruned layers produce them, outputs of the original.
 
     images -> original           outputs of the layers, kept for one batch
-           -> partly refitted    inputs of the same layers, summed with them on the device
+           -> partly refitted    inputs of the same layers, those that stay, summed with them on the device
 
 Nothing is dumped: a pass serves one refit of a few layers, and a new one takes as long as reading a dump.
 """
@@ -33,6 +33,7 @@ def sum_behind(
     images: Images,
     *,
     folds: int,
+    kept: Mapping[str, Tensor] | None = None,
     product_dtype: ProductDtype = "float32",
     device: str = "cpu",
     on_event: OnEvent = ignore,
@@ -41,6 +42,8 @@ def sum_behind(
 
     Args:
         plan: one shard that holds all images; its dtype and codec are not used.
+        kept: input channels (features) to sum, by layer, as many as the plan's geometry has; layers that are absent
+            are summed whole.
         partial: the model with some layers refitted, whose layers' inputs are taken; on `device`, evaluating.
         original: the model whose layers' outputs are the responses; likewise.
         images: the calibration images.
@@ -63,7 +66,8 @@ def sum_behind(
         for span, batch in zip(spans, images.batches(spans), strict=True):
             inputs = batch.to(device)
             outputs = _outputs(original, layers, inputs)
-            _add(partial, layers, sums, inputs, outputs, span.start, product_dtype)
+            selected = {name: index.to(device) for name, index in (kept or {}).items()}
+            _add(partial, layers, selected, sums, inputs, outputs, span.start, product_dtype)
             advance(len(span))
     return {name: _on_cpu(finish_folds(sums.pop(name), layer.geometry)) for name, layer in layers.items()}
 
@@ -89,6 +93,7 @@ def _outputs(model: nn.Module, layers: Mapping[str, CapturedLayer], batch: Tenso
 def _add(
     model: nn.Module,
     layers: Mapping[str, CapturedLayer],
+    kept: Mapping[str, Tensor],
     sums: Mapping[str, FoldShifts],
     batch: Tensor,
     outputs: _Outputs,
@@ -102,6 +107,8 @@ def _add(
             responses = outputs.pop((name, seen[name]), output)
             seen[name] += 1
             inputs = args[0] if args else kwargs["input"]
+            if name in kept:
+                inputs = inputs.index_select(-1 if layers[name].geometry.kind == "linear" else 1, kept[name])
             update_folds(sums[name], inputs, responses, layers[name].geometry, first_image, product_dtype)
 
         return hook

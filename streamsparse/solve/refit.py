@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,6 +84,18 @@ def refit_layer(
         bias=_bias(whole, np.stack(weights)) if geometry.bias else None,
         error=LayerError(geometry.layer, _pooled(errors), held_out, ridge),
     )
+
+
+def on_inputs(geometry: LayerGeometry, inputs: int) -> LayerGeometry:
+    """The layer on so many of its input channels (features), as statistics of the kept ones alone describe it.
+
+    A grouped convolution, whose groups may keep different numbers, stays as it is.
+    """
+    if inputs == geometry.in_channels or geometry.groups != 1:
+        return geometry
+    linear = geometry.kind == "linear"
+    shape = (*geometry.input_shape[:-1], inputs) if linear else (inputs, *geometry.input_shape[1:])
+    return replace(geometry, in_channels=inputs, input_shape=shape)
 
 
 def candidate_ridges(geometry: LayerGeometry, kept: int, folds: int) -> tuple[float, ...]:

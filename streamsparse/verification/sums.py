@@ -11,6 +11,7 @@ import torch
 from streamsparse.events import reporting
 from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.statistics import FIELDS, Sums, field_shapes
+from streamsparse.solve.refit import on_inputs
 from streamsparse.store import Run, layout
 from streamsparse.store.lanes import Lane
 from streamsparse.store.partials import Partials, shards_with_partials
@@ -44,10 +45,10 @@ def _check_layer(subject: Subject, statistics: Statistics, layer: str, key: str,
     description: dict[str, Any] = statistics.description(layer) or {}
     geometry = geometry_from_json(description["geometry"])
     known = subject.captured.graph.layers if subject.captured is not None else {layer: geometry}
-    findings.expect(
-        geometry == known.get(layer), key, "Statistics belong to a layer of other shapes than the manifest's.",
-        expected=known.get(layer, "no such layer"), got=geometry, remedy=_AGAIN,
-    )  # fmt: skip
+    summary = "Statistics belong to a layer of other shapes than the manifest's."
+    right = _is_of(geometry, known.get(layer), statistics.stream)
+    expected = known.get(layer, "no such layer")
+    findings.expect(right, key, summary, expected=expected, got=geometry, remedy=_AGAIN)
     sums = statistics[layer]
     summary = "Statistics hold another number of folds than they say."
     findings.expect(
@@ -62,6 +63,13 @@ def _check_layer(subject: Subject, statistics: Statistics, layer: str, key: str,
         expected=f"{once:,} for each of {calls or 'its'} calls, from {description['images']:,} images",
         got=f"{found:,.0f}", remedy=_AGAIN,
     )  # fmt: skip
+
+
+def _is_of(geometry: LayerGeometry, known: LayerGeometry | None, stream: str) -> bool:
+    """Whether it is the layer's, or, in a stream of a refit, the layer's on some of its inputs."""
+    if known is None or stream == layout.ORIGINAL_STREAM:
+        return geometry == known
+    return 0 < geometry.in_channels <= known.in_channels and geometry == on_inputs(known, geometry.in_channels)
 
 
 def check_partials(subject: Subject, findings: Findings) -> None:
