@@ -79,7 +79,8 @@ Products = Annotated[
     typer.Option("--products", help="Matrix products in float32, float64, tf32 or bfloat16; sums are float64."),
 ]
 BUDGET_HELP = (
-    "params=X, macs=X or bytes=X (a fraction up to 1, or absolute), sparsity=X; max-loss=X: fewest parameters "
+    "params=X, macs=X or bytes=X (a fraction up to 1, or absolute), sparsity=X, latency=X@DEVICE (a fraction, or "
+    "5ms; see `streamsparse latency`); max-loss=X: fewest parameters "
     "whose predicted loss of the network (nats) is within X; max-error=X: fewest channels whose held-out error "
     "is, in every group."
 )

@@ -31,6 +31,11 @@ def solve(
         ),
     ] = False,
     method: o.MethodOption = "best",
+    executor: Annotated[
+        str, typer.Option("--executor", help="serial, or processes: groups side by side on a local Dask cluster.")
+    ] = "serial",
+    workers: o.Workers = None,
+    scheduler: o.Scheduler = None,
     threads: o.Threads = None,
     as_json: o.Json = False,
     dry_run: o.DryRun = False,
@@ -54,6 +59,10 @@ def solve(
 
         streamsparse solve runs/lenet --budget params=0.2 --keep conv1=0,3-5
 
+        streamsparse solve runs/r18 --budget latency=0.5@cpu
+
+        streamsparse solve s3://bucket/r50 --budget params=0.3 --scheduler tcp://10.0.0.1:8786
+
         streamsparse solve runs/r18 --front --json
     """
     from streamsparse.solve import SolveSettings
@@ -73,8 +82,9 @@ def solve(
             show_trade_off(run, budgets, constraints, settings, bars, as_json)
             return
         solution = solve_stage(
-            run, budget=one, channels=counts, constraints=constraints, settings=settings, on_event=bars
-        )
+            run, budget=one, channels=counts, constraints=constraints, settings=settings, executor=executor,
+            scheduler=scheduler, workers=workers, on_event=bars,
+        )  # fmt: skip
     if as_json:
         print_json({"run": run, "solution": solution, "sparsity": solution.plan.sparsity, "seconds": bars.seconds})
     else:
