@@ -32,15 +32,19 @@ if TYPE_CHECKING:
     from streamsparse.run import prune as prune
     from streamsparse.sensitivity import measure_sensitivities as measure_sensitivities
     from streamsparse.sequential import refit as refit
+    from streamsparse.solve import Constraints as Constraints
     from streamsparse.solve import SolveSettings as SolveSettings
     from streamsparse.solve import hyperparameter_search as hyperparameter_search
+    from streamsparse.solve import network_front as network_front
     from streamsparse.solve import solve as solve
+    from streamsparse.solve import trade_off as trade_off
     from streamsparse.write.checkpoint import load as load
     from streamsparse.write.stage import write as write
 
 _HOMES = {
     "AccumulateSettings": "accumulate",
     "CaptureSettings": "capture",
+    "Constraints": "solve",
     "Evaluation": "evaluation",
     "Result": "run",
     "SolveSettings": "solve",
@@ -55,9 +59,11 @@ _HOMES = {
     "load": "write.checkpoint",
     "measure_sensitivities": "sensitivity",
     "merge": "merging",
+    "network_front": "solve",
     "prune": "run",
     "refit": "sequential",
     "solve": "solve",
+    "trade_off": "solve",
     "write": "write.stage",
 }
 

@@ -7,11 +7,13 @@ from streamsparse.solve.hyperparameters import Search, Trial, hyperparameter_sea
 from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
 from streamsparse.solve.stage import find_fronts, refit_layers, solve
+from streamsparse.solve.trade_off import NetworkPoint, network_front, trade_off
 
 __all__ = [
     "Budget",
     "Constraints",
     "GroupFront",
+    "NetworkPoint",
     "RefittedLayer",
     "Search",
     "SolveSettings",
@@ -22,6 +24,7 @@ __all__ = [
     "hyperparameter_search",
     "kept_inputs",
     "make_plan",
+    "network_front",
     "parse_budget",
     "refit_layer",
     "refit_layers",
@@ -29,4 +32,5 @@ __all__ = [
     "solve",
     "solve_group",
     "solve_groups",
+    "trade_off",
 ]
