@@ -11,7 +11,7 @@ from streamsparse.errors import UsageError
 if TYPE_CHECKING:
     from streamsparse.events import OnEvent
     from streamsparse.solve import Constraints, SolveSettings
-    from streamsparse.solve.trade_off import NetworkPoint
+    from streamsparse.solve.trade_offs import NetworkPoint
     from streamsparse.types import PrunePlan
 
 _UNITS = {
@@ -123,7 +123,7 @@ def show_trade_off(
     as_json: bool,
 ) -> None:
     """What several budgets, or the whole range of them, would give."""
-    from streamsparse.solve.trade_off import trade_off
+    from streamsparse.solve.trade_offs import trade_off
 
     points, kind = trade_off(run, budgets=budgets, constraints=constraints, settings=settings, on_event=on_event)
     if as_json:

@@ -7,7 +7,7 @@ from streamsparse.solve.hyperparameters import Search, Trial, hyperparameter_sea
 from streamsparse.solve.plan import check_request, make_plan
 from streamsparse.solve.refit import RefittedLayer, kept_inputs, refit_layer
 from streamsparse.solve.stage import find_fronts, refit_layers, solve
-from streamsparse.solve.trade_off import NetworkPoint, network_front, trade_off
+from streamsparse.solve.trade_offs import NetworkPoint, network_front, trade_off
 
 __all__ = [
     "Budget",

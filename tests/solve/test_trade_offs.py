@@ -18,7 +18,7 @@ from streamsparse.solve.finding import committed_fronts, find_constrained_fronts
 from streamsparse.solve.losses import predicted_losses
 from streamsparse.solve.measured import known_losses, read_sensitivities
 from streamsparse.solve.stage import choose
-from streamsparse.solve.trade_off import network_front, trade_off
+from streamsparse.solve.trade_offs import network_front, trade_off
 from streamsparse.store import Run
 from streamsparse.types import PrunePlan
 from tests.small import SmallNet, build, files_below, random_images, summed_run
