@@ -70,10 +70,10 @@ def inverse(system: Float[np.ndarray, "columns columns"]) -> Float[np.ndarray, "
 class _Consumer:
     """One regression under elimination: H, Q and the pending updates of its alive columns (mutable)."""
 
-    def __init__(self, regression: Regression, weight: float, ridge: float) -> None:
+    def __init__(self, regression: Regression, weight: float, ridge: float, positions: np.ndarray) -> None:
         self.regression, self.weight, self.taps = regression, weight, regression.taps
         self.penalty = ridge_penalty(regression, ridge)
-        self.invert(np.arange(regression.positions))
+        self.invert(positions)
 
     def invert(self, positions: np.ndarray) -> None:
         """Start afresh from the Gram matrix on these positions."""
@@ -136,21 +136,38 @@ def eliminate(problem: Problem, ridge: float = DEFAULT_RIDGE, *, ridge_is_safe: 
     """
     positions = check_problem(problem)
     ridge = ridge if ridge_is_safe else safe_ridge(problem, ridge)
-    counted = [
-        _Consumer(regression, weight, ridge)
-        for regression, weight in zip(problem, loss_weights(problem), strict=True)
-        if weight > 0
-    ]
-    order = _removals(counted, positions) if counted else np.arange(positions)
+    order = _removals(problem, np.arange(positions), positions, ridge)
     return Elimination(order, chain_errors(problem, order[::-1], ridge), ridge)
 
 
-def _removals(consumers: list[_Consumer], positions: int) -> np.ndarray:
+def shrink(
+    problem: Problem, support: Int64[np.ndarray, " kept"], removals: int, ridge: float = DEFAULT_RIDGE
+) -> Int64[np.ndarray, " kept"]:
+    """A support with the positions that backward elimination would remove from it first at the end.
+
+    Its first len(support) − r entries are what is left after r removals, for r up to `removals`; those are sorted.
+
+    Args:
+        support: sorted positions.
+        ridge: relative to each channel's mean diagonal; one that `safe_ridge` accepts.
+    """
+    removed = _removals(problem, np.asarray(support, dtype=np.int64), min(removals, len(support)), ridge)
+    return np.append(np.setdiff1d(support, removed), removed[::-1])
+
+
+def _removals(problem: Problem, slots: np.ndarray, removals: int, ridge: float) -> np.ndarray:
+    """The first positions to leave, in order; `slots` holds those that are in."""
+    consumers = [
+        _Consumer(regression, weight, ridge, slots)
+        for regression, weight in zip(problem, loss_weights(problem), strict=True)
+        if weight > 0 and removals
+    ]
+    if not consumers:
+        return slots[:removals]
     order: list[int] = []
-    slots = np.arange(positions)  # the position in each slot
-    alive = np.ones(positions, dtype=bool)
-    inverted = positions
-    while len(order) < positions:
+    alive = np.ones(len(slots), dtype=bool)
+    inverted = len(slots)
+    while len(order) < removals:
         scores = np.where(alive, sum(consumer.scores() for consumer in consumers), np.inf)
         slot = int(np.argmin(scores))
         order.append(int(slots[slot]))

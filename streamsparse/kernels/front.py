@@ -7,13 +7,14 @@ sparsity, and exchanges improve both. The front keeps the best of all at every c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from streamsparse.errors import UsageError
 from streamsparse.kernels.channel_units import in_comparable_units
-from streamsparse.kernels.elimination import eliminate
+from streamsparse.kernels.elimination import eliminate, shrink
 from streamsparse.kernels.entropic_path import EPS_H_VALUES, EPS_L2_VALUES, PathPoint, entropic_path
 from streamsparse.kernels.exchange import Surroundings, search
 from streamsparse.kernels.growth import addition_gains, grow
@@ -33,6 +34,7 @@ _SWAP_CANDIDATES = 64
 _EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
 _SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
 _GROWN_AT_ONCE = 8
+_SPREADS = (1.05, 1.1, 1.2, 1.3)  # between counts that are too expensive to search one by one
 _FLOPS_PER_CANDIDATE = 5e6  # what the scoring of one leaving position costs beside its arithmetic
 
 
@@ -132,7 +134,7 @@ def _path(problem: Problem, kept: np.ndarray, on_iteration: Callable[[PathPoint]
 
 
 def _exchange_counts(problem: Problem) -> list[int]:
-    """Counts whose searches stay within the fixed effort: all of the cheap small ones, then evenly spread ones."""
+    """Counts whose searches stay within the fixed effort: all of the cheap small ones, then ever sparser ones."""
     positions = problem[0].positions
     every = np.arange(1, positions)
     flops = np.zeros(len(every))
@@ -141,26 +143,46 @@ def _exchange_counts(problem: Problem) -> list[int]:
         dropped = (positions - every) * regression.taps
         flops += kept**3 + 2.0 * kept**2 * dropped + 4.0 * kept * dropped * regression.outputs
         flops += np.minimum(_SWAP_CANDIDATES, every) * _FLOPS_PER_CANDIDATE
-    effort = _SEARCHES_PER_COUNT * flops
-    cheap = int(np.searchsorted(np.cumsum(effort), _EXCHANGE_FLOPS / 2))
-    stride = max(1, int(np.ceil(effort[cheap:].sum() / (_EXCHANGE_FLOPS / 2))))
-    return [int(count) for count in np.append(every[:cheap], every[cheap + stride - 1 :: stride])]
+    effort = np.cumsum(_SEARCHES_PER_COUNT * flops)
+    if effort[-1:].sum() <= _EXCHANGE_FLOPS:
+        return every.tolist()
+    cheap = max(1, int(np.searchsorted(effort, _EXCHANGE_FLOPS / 2)))
+    wider = np.arange(0)
+    for ratio in _SPREADS:
+        spread = np.unique((cheap * ratio ** np.arange(1, positions)).clip(max=positions).round()).astype(np.int64)
+        spread = spread[(spread > cheap) & (spread < positions)]
+        affordable = np.cumsum(_SEARCHES_PER_COUNT * flops[spread - 1]) <= _EXCHANGE_FLOPS / 2
+        wider = spread[affordable]
+        if affordable.all():
+            break
+    return [*range(1, cheap + 1), *wider.tolist()]
 
 
 def _with_exchanges(front: Front, problem: Problem, counts: list[int]) -> Front:
-    """Search from the front's support at each count, downwards and up again; each result seeds the sizes beside it.
+    """Search from the front's support at each count, downwards and up again; each result seeds the sizes around it.
 
     On the way up only those are searched that have changed since.
     """
     searched: dict[int, np.ndarray] = {}
+    below = dict(pairwise([*counts, 0]))
     for count in [*counts, *reversed(counts)]:
         if count in searched and np.array_equal(searched[count], front.supports[count]):
             continue
         found = search(problem, front.supports[count], front.ridge, _MAX_SWAPS, _SWAP_CANDIDATES)
         front = front.offer(found.support, found.error, "exchange")
         front = front.merge(_beside(problem, found, front), "exchange")
+        if count - below[count] > 2:
+            front = _with_smaller(front, problem, found.support, count - below[count] - 1)
         searched[count] = front.supports[count]
     return front
+
+
+def _with_smaller(front: Front, problem: Problem, support: np.ndarray, removals: int) -> Front:
+    """Offer what backward elimination leaves of a support that a search found."""
+    order = shrink(problem, support, removals, front.ridge)
+    errors = chain_errors(problem, order, front.ridge)
+    sizes = range(len(support) - removals, len(support))
+    return front.merge([(order[:size], float(errors[size])) for size in sizes], "exchange")
 
 
 def _beside(problem: Problem, found: Surroundings, front: Front) -> list[tuple[np.ndarray, float]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from streamsparse.kernels.elimination import eliminate, inverse
+from streamsparse.kernels.elimination import eliminate, inverse, shrink
 from streamsparse.kernels.regression import (
     Regression,
     loss_weights,
@@ -95,3 +95,19 @@ def test_scales_of_channels_do_not_change_the_order() -> None:
 def test_inverse_fills_both_triangles() -> None:
     system = random_sample(1, positions=5, taps=3).regression.gram
     np.testing.assert_allclose(inverse(system.copy()), np.linalg.inv(system), rtol=1e-9)
+
+
+def test_shrinking_a_support_removes_the_cheapest_first() -> None:
+    problem = (random_sample(3, positions=12, taps=2, noise=0.5).regression,)
+    support = np.array([0, 2, 3, 5, 8, 9, 11])
+    order = shrink(problem, support, 4)
+    np.testing.assert_array_equal(np.sort(order), support)
+    np.testing.assert_array_equal(order[:3], np.sort(order[:3]))
+    for left in range(7, 3, -1):
+        alive = order[:left]
+        rises = [support_error(problem, np.delete(alive, slot)) for slot in range(left)]
+        assert rises[-1] == pytest.approx(min(rises), rel=1e-9)
+    np.testing.assert_array_equal(shrink(problem, support, 0), support)
+    assert sorted(shrink(problem, support, 99)) == support.tolist()
+    constant = (Regression(problem[0].gram, np.zeros((24, 2)), 0.0, taps=2),)
+    assert sorted(shrink(constant, support, 2)) == support.tolist()
