@@ -7,7 +7,8 @@
 A relative error of 1 % means little in one layer and much in another: the budget is spent by these losses instead,
 see `solve.losses`. The images are calibration images that the statistics have not seen, where there are enough.
 `by="fisher"` predicts the same to second order from one pass with gradients, see `network.fisher`, for models where
-every pass is dear. On VGG-16 that is a quarter too low at held-out errors of 1 % and four times at 40 %.
+every pass is dear. On ResNet-18 at 32 pixels it meets the measured losses within a tenth at held-out errors up to
+3 %, and gives 0.8, 0.5 and 0.3 of them at 10, 20 and 40 %: large cuts are beyond the second order.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def measure_sensitivities(
 ) -> dict[str, Sensitivity]:
     """Measure, for every group with a front, the loss of the network in which it alone is cut.
 
-    Every group is committed as soon as it is measured: a killed call, repeated, goes on with the next.
+    Every group is committed as soon as it is measured: a killed call, repeated, goes on with the next. "fisher"
+    looks at all groups in one pass, so a kill loses all of them.
 
     Args:
         run: with statistics and the fronts of all groups, as `solve` leaves them.
