@@ -28,6 +28,7 @@ from streamsparse.kernels.regression import (
     support_error,
 )
 
+_SWAPS_AT_ONCE = 8
 _RELATIVE_GAIN = 1e-6  # of the current error: smaller improvements are not worth a swap
 
 
@@ -137,6 +138,15 @@ class Surroundings:
     addition_gains: Float64[np.ndarray, " dropped"]
 
 
+@dataclass(frozen=True)
+class _Swap:
+    """Slots of a kept and of a dropped position, and by how much the error falls when they change places."""
+
+    leaving: int
+    entering: int
+    fall: float
+
+
 def exchange(
     problem: Problem,
     support: Int64[np.ndarray, " kept"],
@@ -144,7 +154,7 @@ def exchange(
     max_swaps: int = 100,
     candidates: int | None = None,
 ) -> Int64[np.ndarray, " kept"]:
-    """Take the best swap until none lowers the training error, or `max_swaps` were taken.
+    """Take the best swaps until none lowers the training error, or some were taken `max_swaps` times.
 
     Args:
         support: kept positions.
@@ -175,24 +185,44 @@ def search(
         costs = sum((each.removal_costs() for each in around), np.zeros(len(current)))
         gains = sum((each.addition_gains() for each in around), np.zeros(len(dropped)))
         here = Surroundings(current, error, dropped, costs, gains)
-        swapped = _best_swap(here, around, candidates) if swaps_left else None
-        if swapped is None or (improved := support_error(problem, swapped, ridge)) >= error:
+        swaps = _improving_swaps(here, around, candidates) if swaps_left else []
+        swapped, improved = _take(problem, here, swaps, ridge)
+        if improved >= error:
             break
         current, error = swapped, improved
     return here
 
 
-def _best_swap(here: Surroundings, around: list[_Neighbourhood], candidates: int | None) -> np.ndarray | None:
-    """The support after the best of all swaps, None when no swap improves it."""
+def _take(problem: Problem, here: Surroundings, swaps: list[_Swap], ridge: float) -> tuple[np.ndarray, float]:
+    """As many of the best swaps at once as together gain more than the best alone does; and the error then.
+
+    Scoring a support's surroundings costs far more than the error of one support.
+    """
+    together = min(_SWAPS_AT_ONCE, len(swaps))
+    while together:
+        leaving = [swap.leaving for swap in swaps[:together]]
+        entering = [swap.entering for swap in swaps[:together]]
+        support = np.sort(np.append(np.delete(here.support, leaving), here.dropped[entering]))
+        error = support_error(problem, support, ridge)
+        if together == 1 or here.error - error > swaps[0].fall:
+            return support, error
+        together //= 2
+    return here.support, here.error
+
+
+def _improving_swaps(here: Surroundings, around: list[_Neighbourhood], candidates: int | None) -> list[_Swap]:
+    """The best swap of every leaving position that improves the support, best first, no entering position twice."""
     if not len(here.support) or not len(here.dropped) or not around:
-        return None
+        return []
     leaving = np.argsort(here.removal_costs, kind="stable")[:candidates]
     entering = np.sort(np.argsort(-here.addition_gains, kind="stable")[:candidates])
-    best, best_fall = None, _RELATIVE_GAIN * here.error
+    found: list[_Swap] = []
     for slot in leaving:
         gains = np.sum([each.swap_gains(int(slot), entering) for each in around], axis=0)
         winner = int(np.argmax(gains))
-        if gains[winner] - here.removal_costs[slot] > best_fall:
-            best_fall = float(gains[winner] - here.removal_costs[slot])
-            best = np.sort(np.append(np.delete(here.support, slot), here.dropped[entering[winner]]))
-    return best
+        fall = float(gains[winner] - here.removal_costs[slot])
+        if fall > _RELATIVE_GAIN * here.error:
+            found.append(_Swap(int(slot), int(entering[winner]), fall))
+    found.sort(key=lambda swap: -swap.fall)
+    first = {swap.entering: swap for swap in reversed(found)}
+    return [swap for swap in found if first[swap.entering] is swap]
