@@ -30,6 +30,8 @@ _START_PARTS = (2, 4)  # of the positions, as elimination leaves them
 _CHEAP_W_STEP_FLOPS = 3e9
 _LEAST_EXPENSIVE_EPS_L2 = 1e-6
 _MAX_SWAPS = 20
+_MAX_SWAPS_OF_WIDE = 5  # the first take most of the gain, and each costs seconds
+_WIDE_COLUMNS = 800
 _SWAP_CANDIDATES = 64
 _EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
 _SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
@@ -161,14 +163,20 @@ def _exchange_counts(problem: Problem) -> list[int]:
 def _with_exchanges(front: Front, problem: Problem, counts: list[int]) -> Front:
     """Search from the front's support at each count, downwards and up again; each result seeds the sizes around it.
 
-    On the way up only those are searched that have changed since.
+    On the way up only those are searched that have changed since, and no wide ones of a front with gaps.
     """
     searched: dict[int, np.ndarray] = {}
     below = dict(pairwise([*counts, 0]))
+    taps = max(regression.taps for regression in problem)
+
+    def wide(count: int) -> bool:
+        return count * taps > _WIDE_COLUMNS and len(counts) < front.positions - 1
+
     for count in [*counts, *reversed(counts)]:
-        if count in searched and np.array_equal(searched[count], front.supports[count]):
+        if count in searched and (wide(count) or np.array_equal(searched[count], front.supports[count])):
             continue
-        found = search(problem, front.supports[count], front.ridge, _MAX_SWAPS, _SWAP_CANDIDATES)
+        most = _MAX_SWAPS_OF_WIDE if wide(count) else _MAX_SWAPS
+        found = search(problem, front.supports[count], front.ridge, most, _SWAP_CANDIDATES)
         front = front.offer(found.support, found.error, "exchange")
         front = front.merge(_beside(problem, found, front), "exchange")
         if count - below[count] > 2:
