@@ -33,8 +33,8 @@ def least_loss(table: PriceTable, cost_limit: float, *, from_whole: bool = True)
 
     Args:
         cost_limit: that the smallest architecture meets.
-        from_whole: descend from the whole network too, unless it is very large: then what is found is never worse
-            than steepest descent. Takes most of the time, and finds something better in few cases.
+        from_whole: descend from the whole network too, unless it is very large, and improve everything that was
+            found: then it is never worse than steepest descent. Takes most of the time, and gains little.
     """
     limit = float(np.floor(cost_limit)) + _ROUND_OFF
     largest = Architecture(table, [len(one.counts) - 1 for one in table.choices])
@@ -44,6 +44,8 @@ def least_loss(table: PriceTable, cost_limit: float, *, from_whole: bool = True)
     found.append(descend(beyond, limit))
     if from_whole and _descent_effort(table) <= _DESCENT_EFFORT:
         found.append(descend(largest, limit))
+    if not from_whole:
+        found = [min(found, key=lambda one: (one.loss, one.cost))]
     for one in found:
         improve(one, limit)
     return min(found, key=lambda one: (one.loss, one.cost))
