@@ -11,9 +11,11 @@ from torch import nn
 
 from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, Subject, capture
-from streamsparse.errors import ModelError, UsageError
-from streamsparse.events import Notice, OnEvent, ignore
+from streamsparse.errors import ModelError, StageMissingError, UsageError
+from streamsparse.events import Notice, OnEvent, Reused, ignore
 from streamsparse.intake.captured import original_model, read_captured
+from streamsparse.intake.latencies import read_latencies
+from streamsparse.latencies import measure_latencies
 from streamsparse.network.observation import whole_groups
 from streamsparse.report import layer_reports
 from streamsparse.sensitivity import measure_sensitivities
@@ -79,7 +81,8 @@ def prune(
     Args:
         model: a trained network; it is left as it is.
         data: calibration images: a Dataset, a DataLoader over one, or a tensor (images, *shape).
-        budget: such as "params=0.2", "macs=0.5", "sparsity=0.887", "max-loss=0.02" or "max-error=0.01".
+        budget: such as "params=0.2", "macs=0.5", "sparsity=0.887", "max-loss=0.02" or "max-error=0.01"; with
+            "latency=0.5@cpu" the model's layers are timed on that device first.
         channels: counts by hand, by group.
         constraints: on counts, positions and layers, see `Constraints`.
         run: where the stages keep their work, so that a killed call resumes; None keeps nothing on disk.
@@ -112,6 +115,7 @@ def prune(
         accept=lambda graph: _check_request(budget, channels, constraints, sensitivity, graph),
         on_event=on_event,
     )
+    _time_layers(run, original, budget, on_event)
     accumulate(run, settings=accumulate_settings, executor=executor, scheduler=scheduler, on_event=on_event)
     settings = solve_settings or SolveSettings()
     if sensitivity != "none" and _loss_matters(budget):
@@ -131,6 +135,18 @@ def prune(
     captured = read_captured(run)
     report = layer_reports(captured.graph, captured.costs, solution)
     return Result(pruned.eval(), report, solution, written, files)
+
+
+def _time_layers(run: Run, original: nn.Module, budget: str | None, on_event: OnEvent) -> None:
+    """For a budget of latency, unless the run holds a table of its device."""
+    device = parse_budget(budget).device if budget is not None else None
+    if device is None:
+        return
+    try:
+        read_latencies(run, read_captured(run), device)
+        on_event(Reused("latency", f"the table of '{device}'"))
+    except StageMissingError:
+        measure_latencies(run, model=original, device=device, on_event=on_event)
 
 
 def _loss_matters(budget: str | None) -> bool:

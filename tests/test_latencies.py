@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 from streamsparse.capture import CaptureSettings, Subject, capture
 from streamsparse.cli.app import app
 from streamsparse.errors import CorruptDataError, StageMissingError, UsageError
+from streamsparse.events import Event, Reused
 from streamsparse.intake.captured import read_captured
 from streamsparse.intake.latencies import read_latencies
 from streamsparse.latencies import measure_latencies
-from streamsparse.solve import solve
+from streamsparse.run import prune
+from streamsparse.solve import SolveSettings, solve
 from streamsparse.store import Run
 from streamsparse.store.solution import read_solution
 from streamsparse.verification import verify_run
@@ -98,6 +100,18 @@ def test_a_budget_of_latency_from_end_to_end(tmp_path: Path) -> None:
     assert plan.predicted_seconds == pytest.approx(float(model.seconds(plan.counts)))
     assert plan.predicted_seconds <= 0.9 * model.whole_seconds
     assert read_solution(run).plan == plan
+
+
+def test_prune_times_the_layers_by_itself_and_once(tmp_path: Path) -> None:
+    events: list[Event] = []
+    for name in ("one", "two"):
+        result = prune(
+            build(SmallNet), random_images(24), budget="latency=0.8@cpu", run=tmp_path, name=name, stages=1,
+            sensitivity="none", executor="serial", solve_settings=SolveSettings("elimination"),
+            on_event=events.append,
+        )  # fmt: skip
+        assert result.solution.plan.predicted_seconds is not None
+    assert [event.stage for event in events if isinstance(event, Reused)].count("latency") == 1
 
 
 @pytest.mark.parametrize(("device", "batch"), [("abacus", 1), ("cpu", 0)])
