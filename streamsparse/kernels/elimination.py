@@ -109,8 +109,8 @@ class _Consumer:
     def update(self, alive: np.ndarray) -> None:
         """Apply the pending updates and drop the removed positions; `alive` marks the slots that stay."""
         current = dgemm(-1.0, self.pending, self.pending, beta=1.0, c=self.inverse, trans_b=True, overwrite_c=True)
-        columns = np.repeat(alive, self.taps)
-        self.inverse = np.asfortranarray(current[columns][:, columns])
+        columns = np.flatnonzero(np.repeat(alive, self.taps))
+        self.inverse = current.T[np.ix_(columns, columns)].T  # one copy, in Fortran order again
         self.weights, self.blocks = self.weights[columns], self.blocks[alive]
         self.pending = np.zeros((len(self.inverse), 0), order="F")
 
