@@ -82,6 +82,7 @@ def partial_out(
     a standard problem over the remaining columns, in their old order, with the same optimal errors
     (Frisch–Waugh–Lovell). `power` becomes the error that the context alone leaves, in the same units. Of what the
     context explains but for 1e-5 of its power nothing remains, columns and responses alike: their moments are 0.
+    Of what is little more than round-off the cross moments are scaled down to what gram and power allow.
 
     Args:
         ridge: relative to the kept columns' own diagonal.
@@ -100,4 +101,8 @@ def partial_out(
     remaining *= varies[:, None] & varies
     if remaining_power <= _EXPLAINED * power:
         return (remaining + remaining.T) / 2, np.zeros_like(remaining_cross), 0.0
-    return (remaining + remaining.T) / 2, remaining_cross * varies[:, None], remaining_power
+    remaining_cross *= varies[:, None]
+    found = np.sqrt(np.square(remaining_cross).sum(axis=1))
+    most = np.sqrt(np.maximum(remaining.diagonal(), 0.0) * remaining_power)  # Cauchy–Schwarz
+    remaining_cross *= np.minimum(1.0, most / np.maximum(found, np.finfo(np.float64).tiny))[:, None]
+    return (remaining + remaining.T) / 2, remaining_cross, remaining_power

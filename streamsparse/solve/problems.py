@@ -89,6 +89,7 @@ def _regression(consumer: Consumer, geometry: LayerGeometry, found: Moments) -> 
     order = np.concatenate([own, rest])
     gram, cross, power = gram[np.ix_(order, order)], cross[order], float(found.power.sum())
     if rest.size:  # channels of other groups that feed the same layer: they stay, their share is explained
+        Regression(gram, cross, power, 1)  # what contradicts itself is found before it is fitted to
         gram, cross, power = partial_out(gram, cross, power, np.arange(len(own), len(order)))
     return Regression(gram, cross, power, columns.shape[1])
 

@@ -126,6 +126,19 @@ def test_a_singular_system_gets_the_solution_of_least_norm() -> None:
     assert np.isfinite(solution).all()
 
 
+def test_what_is_left_beside_the_context_never_contradicts_itself() -> None:
+    """Responses that the context explains but for round-off: what is left of the cross moments is noise."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        x = random.standard_normal((40, 6))
+        x[:, 1] = x[:, 4] + 6e-3 * x[:, 1]
+        y = x[:, 4:] @ random.standard_normal((2, 3)) + 2e-2 * random.standard_normal((40, 3))
+        gram, cross = ((x.T @ other / len(x)).astype(np.float32).astype(np.float64) for other in (x, y))
+        noise = 2e-4 * random.standard_normal(cross.shape)
+        left = partial_out(gram, cross + noise, float(np.square(y).sum() / len(y)), np.array([4, 5]))
+        Regression(*left, taps=1)
+
+
 def test_partial_out_leaves_the_errors_of_the_whole_regression() -> None:
     sample = random_sample(7, positions=6, noise=0.5)
     moments = sample.regression
