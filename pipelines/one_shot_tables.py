@@ -58,6 +58,8 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
         f"of {found['original_parameters']:,} parameters that goes. Refits in order: {request['stages']} passes.",
         *(_over_seeds(found["seeds"])),
     ]
+    if any("taylor" in name for name in found["recipes"]):
+        lines += ["", "Taylor importance reads the labels of the calibration images; no other row does."]
     tables: list[tuple[str, Callable[[Mapping[str, Any]], float], Callable[[float], str]]] = [
         ("Accuracy, %", lambda cell: 100 * cell["pruned_accuracy"], lambda value: f"{value:.2f}"),
         (

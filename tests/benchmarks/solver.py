@@ -40,7 +40,7 @@ from tests.benchmarks.solver_subjects import Subject, subject_of, subjects_of, s
 IMAGES, QUICK_IMAGES = 2000, 400
 EPS_L2 = (1e-6, 1e-5, 1e-4)
 EPS_H = 1e-5
-PLAIN_STEPS = {576: 400, 1152: 200, 2304: 60, 4608: 40}  # at most, by columns
+PLAIN_STEPS = {576: 400, 1152: 200, 2304: 120, 4608: 80}  # at most, by columns
 ACCELERATED = {"features.3": EPS_L2, "features.7": EPS_L2, "features.17": EPS_L2, "features.24": (1e-4,)}
 SEARCHED = "features.17"
 
