@@ -15,7 +15,7 @@ from streamsparse.solve.constrained import solve_constrained_group
 from streamsparse.solve.constraints import Constraints, left_groups
 from streamsparse.solve.fronts import GroupFront, SolveSettings
 from streamsparse.solve.group_steps import commit_front, solve_side_by_side
-from streamsparse.solve.threads import blas_threads
+from streamsparse.solve.threads import one_blas_thread
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import ChannelGroup
@@ -102,7 +102,7 @@ def find_constrained_fronts(
         with reporting("solve with lists", len(todo), "groups", on_event) as advance:
             for group in todo:
                 own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
-                with blas_threads(max(captured.graph.layers[layer].columns for layer in own)):
+                with one_blas_thread():
                     lists = constraints.lists_of(group.name)
                     front = solve_constrained_group(group, captured.graph.layers, own, settings, *lists)
                 commit_front(run, *_listed_key(group, statistics, settings, constraints), front)

@@ -17,7 +17,7 @@ from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.pareto import FoundBy, Front
 from streamsparse.kernels.regression import Problem
 from streamsparse.solve.problems import Statistics, group_problem
-from streamsparse.solve.threads import blas_threads
+from streamsparse.solve.threads import one_blas_thread
 from streamsparse.solve.validation import cross_validated
 from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 
@@ -96,8 +96,7 @@ def solve_groups(
     with reporting("solve", len(groups), "groups", on_event) as advance:
         for group in groups:
             own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
-            widest = max(graph.layers[layer].columns for layer in own)
-            with blas_threads(widest):
+            with one_blas_thread():
                 front = solve_group(group, graph.layers, own, settings)
             yield front
             advance(1)

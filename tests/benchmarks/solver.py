@@ -31,7 +31,7 @@ from streamsparse.kernels.settings import grid_settings
 from streamsparse.solve.fronts import SolveSettings, solve_group
 from streamsparse.solve.hyperparameters import search_group
 from streamsparse.solve.problems import group_problem
-from streamsparse.solve.threads import blas_threads
+from streamsparse.solve.threads import blas_threads, one_blas_thread
 from streamsparse.store import Run
 from tests.benchmarks import solver_subjects
 from tests.benchmarks.solver_results import PARTS, AlternationResult, Figures, PathResult, SearchResult, write
@@ -51,7 +51,7 @@ def path(subject: Subject) -> PathResult:
     before = resident_bytes("VmRSS")
     forget_peak()
     wall, cpu = time.perf_counter(), time.process_time()
-    with blas_threads(subject.columns):
+    with one_blas_thread():
         front = solve_group(subject.group, subject.geometries, subject.statistics, SolveSettings()).front
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     methods = {method: front.methods.count(method) for method in sorted(set(front.methods))}
