@@ -103,15 +103,18 @@ class Window:
 
     def wait_for_room(self, on_the_way: Callable[[], int]) -> None:
         """Return when one batch more, beside those on the way to the store, fits."""
-        if self._batches is None or self._held() + on_the_way() < self._batches:
+        if self._batches is None or self._has_room(on_the_way):
             return
         set_waiting(self._documents, self._shard, True)
         if not self._told:
             self._on_event(self._notice)
         self._told = True
-        while self._held() + on_the_way() >= self._batches:
+        while not self._has_room(on_the_way):
             sleep(_POLL_SECONDS)
         set_waiting(self._documents, self._shard, False)
 
-    def _held(self) -> int:
-        return batches_held(self._documents, self._shard)
+    def _has_room(self, on_the_way: Callable[[], int]) -> bool:
+        """Those on the way first: one that is committed in between is counted twice rather than not at all."""
+        assert self._batches is not None
+        going = on_the_way()
+        return going + batches_held(self._documents, self._shard) < self._batches
