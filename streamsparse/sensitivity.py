@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from streamsparse.capture import Images, calibration_images
-from streamsparse.errors import RunMismatchError, StageMissingError, UsageError
+from streamsparse.capture import Images, captured_images
+from streamsparse.errors import StageMissingError, UsageError
 from streamsparse.events import Notice, OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, original_model, read_captured
 from streamsparse.kernels.divergence import measure_of, output_loss
@@ -161,16 +161,7 @@ def measuring_images(run: Run, captured: Captured, data: object, count: int) -> 
             where=run.url,
             remedy="solve without sensitivities: the held-out errors stand in",
         )
-    everything = calibration_images(data, seed=about["seed"])
-    sample = replace(everything, indices=everything.indices[: about["images"]])
-    if everything.length != about["length"] or sample.digest() != about["digest"]:
-        raise RunMismatchError(
-            "This is not the data set that the run was captured over.",
-            expected=f"{about['spec'] or 'data'} of {about['length']} items, SHA-256 {about['digest'][:16]}…",
-            got=f"{everything.length} items, {sample.digest()[:16]}…",
-            where=run.url,
-            remedy="pass the data set of the capture, with the same preprocessing",
-        )
+    sample, everything = captured_images(about, data)
     unseen = everything.indices[about["images"] : about["images"] + count]
     if len(unseen) == count:
         return replace(everything, indices=unseen), True

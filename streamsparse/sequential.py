@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamsparse.capture import CaptureSettings, Images, calibration_images, plan_stream, sum_behind
-from streamsparse.errors import RunMismatchError, UsageError
+from streamsparse.capture import CaptureSettings, Images, captured_images, plan_stream, sum_behind
+from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, original_model, read_captured
 from streamsparse.network.refitting import with_weights
@@ -93,7 +93,7 @@ def refit(
         run=run,
         captured=captured,
         original=original_model(run, model),
-        images=_same_images(captured, data),
+        images=captured_images(captured.manifest["data"], data)[0],
         capture=settings or CaptureSettings(),
         folds=max(about["folds"] for about in descriptions),
         products=descriptions[0].get("products", "float32"),
@@ -139,19 +139,6 @@ def _parts(layers: list[str], stages: int | None) -> list[list[str]]:
     if count < 1:
         raise UsageError("A refit takes stages.", expected="≥ 1", got=stages, where="--stages")
     return [[str(layer) for layer in part] for part in np.array_split(layers, count)]
-
-
-def _same_images(captured: Captured, data: object) -> Images:
-    about = captured.manifest["data"]
-    images = calibration_images(data, images=about["images"], seed=about["seed"])
-    if images.digest() != about["digest"]:
-        raise RunMismatchError(
-            "These are not the images that the run was captured over.",
-            expected=f"{about['spec'] or 'data'} of {about['length']} items, SHA-256 {about['digest'][:16]}…",
-            got=f"{images.length} items, {images.digest()[:16]}…",
-            remedy="pass the calibration data of the capture, with the same preprocessing",
-        )
-    return images
 
 
 def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list[RefittedLayer]:

@@ -1,7 +1,7 @@
 """Capture: a model over calibration images, its layers' inputs and outputs into a run."""
 
 from streamsparse.capture.behind import sum_behind
-from streamsparse.capture.images import Images, calibration_images
+from streamsparse.capture.images import Images, calibration_images, captured_images
 from streamsparse.capture.manifest import Subject, describe
 from streamsparse.capture.plan import CaptureSettings, plan_stream
 from streamsparse.capture.stage import CaptureReport, capture, capture_stream
@@ -16,6 +16,7 @@ __all__ = [
     "calibration_images",
     "capture",
     "capture_stream",
+    "captured_images",
     "describe",
     "plan_stream",
     "sum_behind",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from streamsparse.errors import DataError, StreamsparseError
+from streamsparse.errors import DataError, RunMismatchError, StreamsparseError
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,28 @@ def calibration_images(data: object, *, images: int | None = None, seed: int = 0
         )
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:count].tolist()
     return Images(cast("Dataset[Any]", data), tuple(order), length, seed, workers, collate)
+
+
+def captured_images(about: Mapping[str, Any], data: object) -> tuple[Images, Images]:
+    """The sample that a run was captured over, and all images in the seeded order that it is the beginning of.
+
+    Args:
+        about: the manifest's description of the data.
+        data: the data set of the capture.
+
+    Raises:
+        RunMismatchError: another data set, or other preprocessing.
+    """
+    everything = calibration_images(data, seed=about["seed"])
+    sample = replace(everything, indices=everything.indices[: about["images"]])
+    if sample.digest() != about["digest"]:
+        raise RunMismatchError(
+            "These are not the images that the run was captured over.",
+            expected=f"{about['spec'] or 'data'} of {about['length']} items, SHA-256 {about['digest'][:16]}…",
+            got=f"{sample.length} items, {sample.digest()[:16]}…",
+            remedy="pass the calibration data of the capture, with the same preprocessing",
+        )
+    return sample, everything
 
 
 def batch_digest(batch: Tensor) -> str:

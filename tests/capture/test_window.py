@@ -35,7 +35,7 @@ def mark(run: Run, batch: int, *, discarded: bool = False) -> None:
     run.documents.write_json(key, {"batch": batch})
 
 
-def test_a_batch_that_commits_during_the_count_is_counted(plan: StreamPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_during_the_count_is_counted(plan: StreamPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer commits its last batch between the two halves of the count: there is no room then."""
     run, events, slept = Run.at("memory://"), list[Event](), list[float]()
     mark(run, 0)
