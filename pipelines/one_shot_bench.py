@@ -165,14 +165,16 @@ class Examination:
         labels = torch.as_tensor(subjects.test[slice(0, images)][1])
         return cls(subjects.test, len(labels), _logits(subjects.model, subjects.test, len(labels)), labels)
 
-    def of_pruned(self, model: nn.Module) -> Comparison:
-        """As `streamsparse.evaluate.compare`, without running the original again."""
-        logits = _logits(model, self.test, self.images)
-        wanted, given = self.logits.log_softmax(1), logits.log_softmax(1)
-        right = [float((found.argmax(1) == self.labels).double().mean()) for found in (self.logits, logits)]
-        agreement = float((logits.argmax(1) == self.logits.argmax(1)).double().mean())
+    def of_pruned(self, model: nn.Module, images: int | None = None) -> Comparison:
+        """As `streamsparse.evaluate.compare`, without running the original again; on the first `images`."""
+        images = min(images or self.images, self.images)
+        original, labels = self.logits[:images], self.labels[:images]
+        logits = _logits(model, self.test, images)
+        wanted, given = original.log_softmax(1), logits.log_softmax(1)
+        right = [float((found.argmax(1) == labels).double().mean()) for found in (original, logits)]
+        agreement = float((logits.argmax(1) == original.argmax(1)).double().mean())
         divergence = float((wanted.exp() * (wanted - given)).sum(1).mean())
-        return Comparison(self.images, right[0], right[1], agreement, divergence)
+        return Comparison(images, right[0], right[1], agreement, divergence)
 
 
 def _logits(model: nn.Module, test: TensorDataset, images: int) -> Tensor:

@@ -36,6 +36,11 @@ class Recipe:
     weights: str
     recalibrated: bool = False
 
+    @property
+    def on_all_images(self) -> bool:
+        """Whether tenths of a point matter."""
+        return self.name.startswith("full")
+
 
 def _recipes() -> tuple[Recipe, ...]:
     ours = [

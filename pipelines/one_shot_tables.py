@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-Cells = Mapping[str, Mapping[str, Any]]
+FEWER: Final = "°"
 
 
 def surroundings() -> dict[str, str | int | float | None]:
@@ -48,14 +48,12 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
     """The figures as Markdown."""
     request, cells = found["request"], found["cells"]
     shown = [cell for cell in cells.values() if "why_not" not in cell]
-    base = shown[0]["original_accuracy"] if shown else 0.0
-    error = (base * (1 - base) / request["test_images"]) ** 0.5
+    bases = {cell["images"]: cell["original_accuracy"] for cell in shown}
     lines = [
         f"# One-shot pruning, nothing trained: {found['network']}",
         "",
-        f"{request['images']:,} calibration images without labels, {request['test_images']:,} test images, on "
-        f"which the original has {100 * base:.2f} % (standard error {100 * error:.2f}). Sparsity is the fraction "
-        f"of {found['original_parameters']:,} parameters that goes. Refits in order: {request['stages']} passes.",
+        f"{request['images']:,} calibration images without labels. {_bases(bases)} Sparsity is the fraction of "
+        f"{found['original_parameters']:,} parameters that goes. Refits in order: {request['stages']} passes.",
         *(_over_seeds(found["seeds"])),
     ]
     if any("taylor" in name for name in found["recipes"]):
@@ -83,6 +81,17 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
     return "\n".join([*lines, "", f"Measured: {facts}.", "", f"    {command}", ""])
 
 
+def _bases(bases: Mapping[int, float]) -> str:
+    """What the original has on the test images, most images first; rows on fewer are marked."""
+    found = [(images, base, (base * (1 - base) / images) ** 0.5) for images, base in sorted(bases.items())[::-1]]
+    parts = [
+        f"{100 * base:.2f} % of {images:,} test images (standard error {100 * error:.2f})"
+        for images, base, error in found
+    ]
+    marked = f" Rows with {FEWER} are on the fewer." if len(parts) > 1 else ""
+    return f"The original is right on {' and '.join(parts)}.{marked}"
+
+
 def _over_seeds(seeds: int) -> list[str]:
     if seeds == 1:
         return []
@@ -95,8 +104,10 @@ def _table(
     """One row per recipe, one column per sparsity."""
     lines = _heading("sparsity", [f"{100 * sparsity:g} %" for sparsity in found["sparsities"]])
     for name, about in found["recipes"].items():
-        row = [_figure(_cells(found, name, sparsity), figure, text) for sparsity in found["sparsities"]]
-        lines.append(f"| {about} | " + " | ".join(row) + " |")
+        every = [_cells(found, name, sparsity) for sparsity in found["sparsities"]]
+        row = [_figure(cells, figure, text) for cells in every]
+        fewer = any(cell["images"] < found["request"]["test_images"] for cells in every for cell in cells)
+        lines.append(f"| {about}{f' {FEWER}' if fewer else ''} | " + " | ".join(row) + " |")
     return lines
 
 
