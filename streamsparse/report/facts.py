@@ -1,0 +1,206 @@
+"""What a report says, as data: gathered once from a run, then drawn, written as JSON and CSV, or printed.
+
+Facts
+├── summary                 costs before and after, accuracy, agreement
+├── points                  the whole network's Pareto front, the chosen point
+├── groups                  GroupFacts: channels kept, front by method, sensitivity
+├── layers                  LayerFacts: costs, predicted and measured error, conditioning, sample
+├── walks                   Walk: the paper's path of a group, its alternation's loss, w as it sparsifies
+├── stages                  StageFacts: seconds and memory
+└── provenance              what went in
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from streamsparse.types import Costs, LayerReport
+
+
+@dataclass(frozen=True)
+class NetworkPoint:
+    """One network that a budget could choose.
+
+    Attributes:
+        costs: of the whole network.
+        predicted_loss: as the allocation predicts it, in `Facts.loss_unit`.
+    """
+
+    costs: Costs
+    predicted_loss: float
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """The best support of one count.
+
+    Attributes:
+        kept: channels that stay.
+        training_error, held_out_error: relative errors of the group's consumers; None where it was not evaluated.
+        method: that found the support: "entropic", "elimination", "exchange", ...
+    """
+
+    kept: int
+    training_error: float
+    held_out_error: float | None
+    method: str
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One channel group.
+
+    Attributes:
+        name: of the group; size: channels of the original; kept: positions that stay.
+        consumers, producers: module paths.
+        front: ascending in `kept`.
+        predicted_loss: of the network with this group alone cut so far, or None.
+        sensitivity: (channels kept, loss) where it was measured, ascending; () where it was not.
+    """
+
+    name: str
+    size: int
+    kept: tuple[int, ...]
+    consumers: tuple[str, ...]
+    producers: tuple[str, ...]
+    front: tuple[FrontPoint, ...]
+    predicted_loss: float | None
+    sensitivity: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One convolution or linear layer.
+
+    Attributes:
+        report: channels and costs before and after, and the predicted (held-out) error.
+        measured_error: relative error of its output in the pruned network on the images of `evaluate`, or None.
+        features: columns of its regression (channels times taps); patches: rows; images: that they come from.
+        condition: of the Gram of its standardised inputs, largest over smallest eigenvalue; None if not computed.
+        rank: eigenvalues above round-off.
+        excess: held-out over training error of its working front at the chosen count, minus 1: near 0, the sample
+            is large enough; None where nothing was re-estimated.
+    """
+
+    report: LayerReport
+    measured_error: float | None
+    features: int
+    patches: int
+    images: int
+    condition: float | None
+    rank: int | None
+    excess: float | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One point of the paper's path in (ε_L2, ε_H).
+
+    Attributes:
+        eps_l2, eps_h: the paper's.
+        support: channels with w > 0.
+        w: of every channel, sums to 1.
+    """
+
+    eps_l2: float
+    eps_h: float
+    support: int
+    w: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The entropic path of one group, and one plain alternation from the uniform start.
+
+    Attributes:
+        group: its name.
+        steps: in the order of the walk.
+        losses: L(w, Λ) after every iteration of the plain alternation (monotone), at the ε below.
+        eps_l2, eps_h: of that alternation.
+        accelerated_losses: of our alternation at the same ε from the same start.
+    """
+
+    group: str
+    steps: tuple[Step, ...]
+    losses: tuple[float, ...]
+    accelerated_losses: tuple[float, ...]
+    eps_l2: float
+    eps_h: float
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What a stage took when it last ran.
+
+    Attributes:
+        stage: "capture", "accumulate", "solve", ...
+        seconds: wall time; peak_bytes: largest resident memory of its process, or None where nobody looked.
+        finished: ISO 8601, UTC; machine: processor, cores, threads in words.
+    """
+
+    stage: str
+    seconds: float
+    peak_bytes: int | None
+    finished: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Original and pruned network on the images of `evaluate`.
+
+    Attributes:
+        checkpoint: its name; images: how many; data: in words.
+        original_accuracy, pruned_accuracy: fractions, or None without labels.
+        agreement: fraction put into the same class; divergence: nats per image.
+        original_seconds, pruned_seconds: of one forward pass per image, or None.
+    """
+
+    checkpoint: str
+    images: int
+    data: str
+    original_accuracy: float | None
+    pruned_accuracy: float | None
+    agreement: float
+    divergence: float
+    original_seconds: float | None
+    pruned_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a report shows of a run; what the run does not hold yet is empty or None.
+
+    Attributes:
+        title: of the model and data; run: as the user named it.
+        original, pruned: costs; pruned is None before a solution.
+        budget: as given; predicted_loss: of the pruned network; loss_unit: "nats per image", ...
+        mode: "independent" or "sequential"; recalibrated: whether BatchNorm was.
+        points: the network's front, ascending in parameters; chosen: index into it, or None.
+        measured: newest first.
+        provenance: (what, value) in reading order.
+        notes: what a reader must know: stages that are missing, cut short, or not converged.
+    """
+
+    title: str
+    run: str
+    original: Costs
+    pruned: Costs | None
+    budget: str | None
+    predicted_loss: float | None
+    loss_unit: str
+    mode: str | None
+    recalibrated: bool
+    points: tuple[NetworkPoint, ...]
+    groups: tuple[GroupFacts, ...]
+    layers: tuple[LayerFacts, ...]
+    walks: tuple[Walk, ...]
+    stages: tuple[StageFacts, ...]
+    measured: tuple[Measured, ...]
+    provenance: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
