@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from streamsparse.network.resize import stored_tensors
 from streamsparse.network.weights import weights_digest
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import read_buffers, read_solution, read_weights
+from streamsparse.store.timings import recorded
 from streamsparse.types import Costs
 from streamsparse.write.checkpoint import decode_checkpoint, verify_checkpoint
 from streamsparse.write.stage import pruned_model
@@ -78,6 +80,7 @@ def evaluate(
     *,
     model: nn.Module | None = None,
     name: str = "pruned",
+    data_name: str | None = None,
     batch_images: int = 500,
     device: str = "cpu",
     latency_batch_sizes: Sequence[int] = (),
@@ -90,6 +93,7 @@ def evaluate(
         data: items are (image, label) or an image, preprocessed.
         model: the original; None builds it as the manifest says.
         name: of the checkpoint.
+        data_name: the data set in words, for the report; None: its class.
         latency_batch_sizes: measure how long both models take on so many images; () for not at all.
 
     Raises:
@@ -104,20 +108,25 @@ def evaluate(
     files = run.read_checkpoint(name)
     description, _ = verify_checkpoint(files)
     pruned = decode_checkpoint(files, copy.deepcopy(original).cpu())
-    comparison = compare(original, pruned, data, batch_images=batch_images, device=device, on_event=on_event)
     config = description.config
-    evaluation = Evaluation(
-        name=name,
-        comparison=comparison,
-        original_costs=config.costs_before or captured.costs.costs({}),
-        pruned_costs=config.costs_after or captured.costs.costs_of_keep(config.kept),
-        layer_errors=_layer_errors(
-            run, captured, original, description.weights_digest, data, batch_images, device, on_event
-        ),
-        latency=_latency(original, pruned, captured, latency_batch_sizes, device) if latency_batch_sizes else None,
-    )
-    with run.lock():
-        run.documents.write_json(layout.evaluation_key(name), asdict(evaluation))
+    with recorded(run, "evaluate", on_event) as on_event:
+        comparison = compare(original, pruned, data, batch_images=batch_images, device=device, on_event=on_event)
+        evaluation = Evaluation(
+            name=name,
+            comparison=comparison,
+            original_costs=config.costs_before or captured.costs.costs({}),
+            pruned_costs=config.costs_after or captured.costs.costs_of_keep(config.kept),
+            layer_errors=_layer_errors(
+                run, captured, original, description.weights_digest, data, batch_images, device, on_event
+            ),
+            latency=_latency(original, pruned, captured, latency_batch_sizes, device)
+            if latency_batch_sizes
+            else None,
+        )
+        with run.lock():
+            finished = datetime.now(UTC).isoformat(timespec="seconds")
+            about = {"data": data_name or type(data).__qualname__, "finished": finished}
+            run.documents.write_json(layout.evaluation_key(name), {**asdict(evaluation), **about})
     return evaluation
 
 

@@ -44,6 +44,7 @@ from streamsparse.store.sensitivities import (
     commit_sensitivity,
 )
 from streamsparse.store.statistics import Statistics
+from streamsparse.store.timings import recorded
 from streamsparse.types import ChannelGroup, Sensitivity
 
 LEVELS = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4)
@@ -112,7 +113,7 @@ def measure_sensitivities(
     request = {
         "by": by, "images": len(sample), "unseen": unseen, "digest": sample.digest(), "levels": list(levels),
     }  # fmt: skip
-    with run.lock():
+    with run.lock(), recorded(run, "sensitivity", on_event) as on_event:
         found = found_sensitivities(run, fronts, request)
         if found:
             on_event(Reused("sensitivity", f"{len(found)} of {len(fronts)} groups"))

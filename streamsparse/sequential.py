@@ -35,6 +35,7 @@ from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import Buffers, Weights, commit_solution, read_solution
 from streamsparse.store.statistics import Statistics
+from streamsparse.store.timings import recorded
 from streamsparse.types import PrunePlan, Solution
 
 Kept = Mapping[str, np.ndarray]
@@ -99,7 +100,8 @@ def refit(
         products=descriptions[0].get("products", "float32"),
         on_event=on_event,
     )
-    with run.lock(), evaluating(stage.original):
+    with run.lock(), evaluating(stage.original), recorded(run, "refit", on_event) as on_event:
+        stage = replace(stage, on_event=on_event)
         plan = read_solution(run).plan
         refitted = _refit_parts(stage, plan, parts)
         weights = {layer.layer: (layer.weight, layer.bias) for layer in refitted}

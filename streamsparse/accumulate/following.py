@@ -31,6 +31,7 @@ from streamsparse.kernels.shift_sums import shift_bytes
 from streamsparse.store import Run
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.batches import Batch, batch_markers
+from streamsparse.store.timings import recorded
 from streamsparse.store.window import discard, finish_discards, someone_waits
 
 POLL_SECONDS = 0.5
@@ -102,7 +103,11 @@ def follow(
         require_reachable(run.url, opened)
         following = _Following(run, settings, opened, discards, on_event)
         images = _wait_for_begin(following)
-        with run.lock(shared=True), run.lock("accumulate"):
+        with (
+            run.lock(shared=True),
+            run.lock("accumulate"),
+            recorded(run, "accumulate", on_event) as on_event,
+        ):
             with reporting("accumulate", images, "images", on_event) as following.advance:
                 plan = _sum_all(following)
             final = accumulate_stream(run, plan, executor=opened, on_event=_quiet(on_event))

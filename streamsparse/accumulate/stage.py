@@ -29,6 +29,7 @@ from streamsparse.executors import Executor, Report, SerialExecutor, Step, open_
 from streamsparse.store import Run, layout
 from streamsparse.store.activations import ActivationReader
 from streamsparse.store.statistics import Statistics
+from streamsparse.store.timings import recorded
 
 PROCESSES_FROM_BYTES = 2 * 2**30
 _SHARE_OF_MACHINE = 0.8
@@ -60,7 +61,7 @@ def accumulate(
     settings = settings or AccumulateSettings()
     run = run if isinstance(run, Run) else Run.at(run)
     sink = run.manifest()["sink"]
-    with run.lock():
+    with run.lock(), recorded(run, "accumulate", on_event) as on_event:
         if sink == "merged":
             return merged_already(run, on_event)
         if sink == "statistics":

@@ -23,6 +23,7 @@ from streamsparse.store import Run, layout
 from streamsparse.store.batches import Batch
 from streamsparse.store.codecs import loss
 from streamsparse.store.stream import StreamPlan
+from streamsparse.store.timings import recorded
 from streamsparse.types import ChannelGraph
 
 
@@ -94,7 +95,12 @@ def capture(
         layers = {layer.geometry.layer: layer.calls for layer in plan.layers}
         manifest = describe(model, graph, sample, subject or Subject(), list(layers), settings)
         shard = f"capture-{settings.shard:04d}-of-{settings.shards:04d}"
-        with run.lock(shared=not overwrite), run.lock(shard):  # other shards, and who follows, may be at work
+        name = "capture" if settings.shards == 1 else f"capture {settings.shard + 1} of {settings.shards}"
+        with (  # other shards, and who follows, may be at work
+            run.lock(shared=not overwrite),
+            run.lock(shard),
+            recorded(run, "capture", on_event, name=name) as on_event,
+        ):
             if overwrite:
                 run.clear()
             begin_run(run, manifest, model)

@@ -104,8 +104,8 @@ def evaluate(
             _show_evaluation_plan(len(dataset), name, sorted(opened.read_checkpoint(name)), as_json)  # type: ignore[arg-type]
             return
         found = evaluate_stage(
-            opened, dataset, name=name, batch_images=batch_size, device=device, latency_batch_sizes=sizes,
-            on_event=bars,
+            opened, dataset, name=name, data_name=data, batch_images=batch_size, device=device,
+            latency_batch_sizes=sizes, on_event=bars,
         )  # fmt: skip
     if as_json:
         print_json({"run": run, "evaluation": found, "seconds": bars.seconds})

@@ -18,6 +18,7 @@ from streamsparse.solve.group_steps import commit_front, solve_side_by_side
 from streamsparse.solve.threads import one_blas_thread
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
+from streamsparse.store.timings import recorded
 from streamsparse.types import ChannelGroup
 
 
@@ -65,21 +66,22 @@ def find_fronts(
     found: dict[str, GroupFront] = {}
     todo = []
     for group in groups:
-        committed = _committed(run, layout.front_key(group.name), _source(statistics, group, settings))
+        committed = _committed(run, layout.front_key(group.name), front_source(statistics, group, settings))
         if committed is None:
             todo.append(group)
         else:
             found[group.name] = committed
-    if found:
-        on_event(Reused("solve", f"the fronts of {len(found)} of {len(groups)} groups"))
-    if todo:
-        sources = [_source(statistics, group, settings) for group in todo]
-        with (execution or Execution()).open() as executor:
-            for name in solve_side_by_side(run, captured, todo, settings, sources, executor, on_event):
-                group = captured.graph.group(name)
-                front = _committed(run, layout.front_key(name), _source(statistics, group, settings))
-                assert front is not None
-                found[name] = front
+    with recorded(run, "solve", on_event) as on_event:
+        if found:
+            on_event(Reused("solve", f"the fronts of {len(found)} of {len(groups)} groups"))
+        if todo:
+            sources = [front_source(statistics, group, settings) for group in todo]
+            with (execution or Execution()).open() as executor:
+                for name in solve_side_by_side(run, captured, todo, settings, sources, executor, on_event):
+                    group = captured.graph.group(name)
+                    front = _committed(run, layout.front_key(name), front_source(statistics, group, settings))
+                    assert front is not None
+                    found[name] = front
     return {group.name: found[group.name] for group in groups}
 
 
@@ -99,7 +101,10 @@ def find_constrained_fronts(
             else:
                 found[name] = committed
     if todo:
-        with reporting("solve with lists", len(todo), "groups", on_event) as advance:
+        with (
+            recorded(run, "solve with lists", on_event) as on_event,
+            reporting("solve with lists", len(todo), "groups", on_event) as advance,
+        ):
             for group in todo:
                 own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
                 with one_blas_thread():
@@ -121,7 +126,7 @@ def committed_fronts(
     for group in captured.graph.groups:
         if group.name in whole:
             continue
-        plain[group.name] = _committed(run, layout.front_key(group.name), _source(statistics, group, settings))
+        plain[group.name] = _committed(run, layout.front_key(group.name), front_source(statistics, group, settings))
         if group.name in constraints.listed:
             listed[group.name] = _committed(run, *_listed_key(group, statistics, settings, constraints))
     if None in plain.values() or None in listed.values():
@@ -132,7 +137,7 @@ def committed_fronts(
     )
 
 
-def _source(statistics: Statistics, group: ChannelGroup, settings: SolveSettings) -> str:
+def front_source(statistics: Statistics, group: ChannelGroup, settings: SolveSettings) -> str:
     about = [statistics.description(consumer.layer) or {} for consumer in group.consumers]
     return settings.source([description.get("source", "") for description in about])
 
@@ -142,7 +147,7 @@ def _listed_key(
 ) -> tuple[str, str]:
     """Where the front with these lists lies, and its source."""
     lists = [own.tolist() for own in constraints.lists_of(group.name)]
-    identity = json.dumps([_source(statistics, group, settings), *lists])
+    identity = json.dumps([front_source(statistics, group, settings), *lists])
     source = hashlib.sha256(identity.encode()).hexdigest()
     return layout.listed_front_key(group.name, source[:16]), source
 

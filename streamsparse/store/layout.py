@@ -30,6 +30,8 @@
       evaluations/NAME.json                           original and checkpoint side by side
       latencies/DEVICE.json                           seconds of every layer at a few widths
       locks/NAME/ID-exclusive.json, ID-shared.json    in a bucket only: who holds the lock, see `store.leases`
+      timings/STAGE.json                              seconds and memory of a stage when it last found work to do
+      report/                                         on a local disk: what `report` wrote unless told elsewhere
 
 A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a sequential
 refit, which has statistics alone.
@@ -56,7 +58,10 @@ SOLUTION_WEIGHTS = "solution/weights"
 SENSITIVITIES = "solution/sensitivities.json"
 LATENCIES = "latencies"
 CONTENTS = (
-    "activations", "partials", "statistics", "solution", "checkpoints", "evaluations", LATENCIES, "model",
+TIMINGS = "timings"
+REPORT = "report"
+    "activations", "partials", "statistics", "solution", "checkpoints", "evaluations", LATENCIES, TIMINGS, REPORT,
+    "model",
 )  # fmt: skip
 """Everything in a run but its manifest and its locks."""
 ORIGINAL_STREAM = "original"
@@ -156,3 +161,7 @@ def evaluation_key(name: str) -> str:
 
 def latencies_key(device: str) -> str:
     return f"{LATENCIES}/{part(device)}.json"
+
+
+def timing_key(stage: str) -> str:
+    return f"{TIMINGS}/{part(stage)}.json"

@@ -24,6 +24,7 @@ from streamsparse.verification.outcomes import (
     check_latencies,
     check_sensitivities,
     check_solution,
+    check_timings,
 )
 from streamsparse.verification.sums import check_lanes, check_partials, check_statistics
 
@@ -42,6 +43,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("checkpoints", check_checkpoints),
     ("evaluations", check_evaluations),
     ("latencies", check_latencies),
+    ("timings", check_timings),
 ]
 """(part, check), in the order of the stages."""
 

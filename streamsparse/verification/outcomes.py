@@ -16,6 +16,7 @@ from streamsparse.solve.losses import check_sensitivity
 from streamsparse.store import layout
 from streamsparse.store.sensitivities import read_sensitivity, sensitivity_request
 from streamsparse.store.solution import read_buffers, read_solution, read_weights
+from streamsparse.store.timings import read_record
 from streamsparse.types import LayerGeometry, Solution
 from streamsparse.verification.findings import Findings, Subject, names_below
 from streamsparse.write.checkpoint import decode_checkpoint, verify_checkpoint
@@ -196,3 +197,12 @@ def check_latencies(subject: Subject, findings: Findings) -> None:
         device = layout.name_of(name.removesuffix(".json"))
         with findings.guarding(f"{layout.LATENCIES}/{name}", f"run `streamsparse latency --device {device}` again"):
             read_latencies(subject.run, subject.captured, device)
+
+
+def check_timings(subject: Subject, findings: Findings) -> None:
+    """Whether the records of what stages took are such."""
+    for name in names_below(subject.run, layout.TIMINGS):
+        if name.endswith(".json"):
+            key = f"{layout.TIMINGS}/{name}"
+            with findings.guarding(key, f"delete {key}: nothing but the report reads it"):
+                read_record(subject.run, layout.name_of(name.removesuffix(".json")))

@@ -18,6 +18,7 @@ from streamsparse.network.refitting import with_weights
 from streamsparse.network.surgery import size_attributes
 from streamsparse.store import Run
 from streamsparse.store.solution import read_buffers, read_solution, read_weights
+from streamsparse.store.timings import recorded
 from streamsparse.types import Costs, Solution
 from streamsparse.write.checkpoint import encode_checkpoint
 from streamsparse.write.description import CONFIG_FILE, CheckpointConfig
@@ -70,7 +71,11 @@ def write(
     """
     run = run if isinstance(run, Run) else Run.at(run)
     captured, solution = read_captured(run), read_solution(run)
-    with run.lock(), reporting("write", 1, "checkpoint", on_event) as advance:
+    with (
+        run.lock(),
+        recorded(run, "write", on_event) as on_event,
+        reporting("write", 1, "checkpoint", on_event) as advance,
+    ):
         original = original_model(run, model)
         pruned = pruned_model(run, captured, solution, original)
         files = encode_checkpoint(pruned, _config(captured, solution, original))
