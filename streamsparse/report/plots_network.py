@@ -1,0 +1,191 @@
+"""Figures of the whole network: what each budget would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from streamsparse.report.facts import Facts, NetworkPoint
+from streamsparse.report.plots_axes import (
+    SMALL,
+    floored,
+    log_axis,
+    log_range,
+    plain_axis,
+    spans_decades,
+    styled,
+    thinned,
+    tip,
+)
+from streamsparse.report.plots_figure import HALF, Figure
+from streamsparse.report.theme import Theme
+from streamsparse.report.wording import compact, fewer, known, number
+from streamsparse.types import Costs
+
+_MARKERS_AT_MOST = 120
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """One horizontal axis of the Pareto curve."""
+
+    key: str
+    words: str
+    of: Callable[[Costs], int]
+
+
+_COSTS = (
+    _Cost("parameters", "parameters", lambda costs: costs.parameters),
+    _Cost("macs", "multiply-accumulates per image", lambda costs: costs.macs),
+)
+
+
+def pareto_figures(facts: Facts) -> list[Figure]:
+    """Predicted loss against parameters, and against multiply-accumulates."""
+    points = [point for point in facts.points if known(point.predicted_loss)]
+    if len(points) < 2:
+        return []
+    return [_pareto(facts, points, cost) for cost in _COSTS]
+
+
+def _pareto(facts: Facts, points: list[NetworkPoint], cost: _Cost) -> Figure:
+    chosen = _chosen(facts)
+    smallest, largest = points[0], points[-1]
+    title = f"Predicted loss against {cost.words}"
+    alt = (
+        f"Curve of {len(points)} networks: from {compact(cost.of(smallest.costs))} {cost.words} at a predicted "
+        "loss of "
+        f"{number(smallest.predicted_loss)} {facts.loss_unit} to {compact(cost.of(largest.costs))} at "
+        f"{number(largest.predicted_loss)}."
+    )
+    if chosen is not None:
+        cut = fewer(cost.of(facts.original), cost.of(chosen.costs))
+        loss = f"{number(chosen.predicted_loss)} {facts.loss_unit}"
+        title = f"Chosen: {cut} {cost.words} for a predicted loss of {loss}"
+        alt += f" Chosen: {compact(cost.of(chosen.costs))} at {number(chosen.predicted_loss)}."
+    alt += f" The original has {compact(cost.of(facts.original))}."
+    caption = (
+        "Every dot is a network that a budget can ask for; lower and further left is better. The loss is "
+        "predicted "
+        f"from statistics alone, in {facts.loss_unit}."
+    )
+    draw = partial(_draw_pareto, facts=facts, points=points, chosen=chosen, cost=cost)
+    return Figure(f"pareto-{cost.key}", title, alt, caption, draw, (HALF, 3.4), "network")
+
+
+def _chosen(facts: Facts) -> NetworkPoint | None:
+    """The pruned network, on the front or above it."""
+    if facts.pruned is None:
+        return None
+    losses = [
+        facts.predicted_loss,
+        *(point.predicted_loss for point in facts.points if point.costs == facts.pruned),
+    ]
+    return next((NetworkPoint(facts.pruned, loss) for loss in losses if loss is not None and known(loss)), None)
+
+
+def _draw_pareto(
+    canvas: Canvas,
+    theme: Theme,
+    *,
+    facts: Facts,
+    points: list[NetworkPoint],
+    chosen: NetworkPoint | None,
+    cost: _Cost,
+) -> None:
+    axes = styled(canvas.subplots(), theme, x=cost.words, y=f"predicted loss ({facts.loss_unit})")
+    ordered = sorted(points, key=lambda point: cost.of(point.costs))
+    costs = [float(cost.of(point.costs)) for point in ordered]
+    original = float(cost.of(facts.original))
+    losses = [point.predicted_loss for point in ordered]
+    marked = (None if chosen is None else chosen.predicted_loss, _measured_loss(facts))
+    floor = _loss_axis(axes, [*losses, *(loss for loss in marked if loss is not None)])
+    heights = floored(losses, floor)
+    if spans_decades([*costs, original]):
+        limits = log_range([*costs, original])
+        costs = floored(costs, limits[0])
+        log_axis(axes, "x", limits, compact)
+    else:
+        axes.set_xlim(0, 1.06 * max([*costs, original]))
+        plain_axis(axes.xaxis, compact)
+    axes.plot(*_lower_edge(costs, heights), color=theme.blue, linewidth=1.4)
+    for index in thinned(len(ordered), _MARKERS_AT_MOST):
+        words = f"{compact(costs[index])} {cost.words}: {number(losses[index])} {facts.loss_unit}"
+        axes.plot(
+            costs[index], heights[index], "o", color=theme.blue, markersize=2.6, clip_on=False, gid=tip(words)
+        )
+    _mark(axes, theme, (original, floor), "D", theme.muted, "original", (-6, 7), "right")
+    if chosen is not None:
+        place = (max(float(cost.of(chosen.costs)), axes.get_xlim()[0]), max(chosen.predicted_loss, floor))
+        words = f"chosen: {compact(cost.of(chosen.costs))}, {number(chosen.predicted_loss)}"
+        _mark(axes, theme, place, "o", theme.orange, words, (9, 7), "left")
+        _mark_measured(axes, theme, facts, place, floor)
+
+
+def _mark(
+    axes: Axes,
+    theme: Theme,
+    place: tuple[float, float],
+    marker: str,
+    colour: str,
+    words: str,
+    offset: tuple[float, float],
+    side: str,
+) -> None:
+    axes.plot(*place, marker, color="none", markeredgecolor=colour, markersize=9, markeredgewidth=2, clip_on=False)
+    label = axes.annotate(
+        words,
+        place,
+        offset,
+        textcoords="offset points",
+        ha=side,
+        color=theme.ink,
+        fontsize=SMALL,
+        fontweight="bold",
+    )
+    label.set_bbox({"facecolor": theme.paper, "edgecolor": "none", "pad": 1.0})  # the curve stays behind it
+    label.set_in_layout(False)
+
+
+def _measured_loss(facts: Facts) -> float | None:
+    """The divergence that `evaluate` measured, when it is in the unit of the curve."""
+    newest = facts.measured[0] if facts.measured else None
+    if newest is None or not facts.loss_unit.startswith("nats") or not known(newest.divergence):
+        return None
+    return newest.divergence if newest.costs in (None, facts.pruned) else None
+
+
+def _mark_measured(axes: Axes, theme: Theme, facts: Facts, chosen: tuple[float, float], floor: float) -> None:
+    loss = _measured_loss(facts)
+    if loss is None:
+        return
+    place = (chosen[0], max(loss, floor))
+    below = loss < chosen[1]
+    _mark(axes, theme, place, "X", theme.green, f"measured: {number(loss)}", (9, -12 if below else 14), "left")
+
+
+def _loss_axis(axes: Axes, losses: list[float]) -> float:
+    """The vertical axis; returns its lower edge, where a loss of zero is drawn."""
+    if spans_decades(losses):
+        low, high = log_range(losses)
+        log_axis(axes, "y", (low, high))
+        return low
+    highest = max(losses)
+    axes.set_ylim(0, 1.1 * highest if highest > 0 else 1.0)
+    plain_axis(axes.yaxis)
+    return 0.0
+
+
+def _lower_edge(costs: list[float], losses: list[float]) -> tuple[list[float], list[float]]:
+    """The points that none of lower cost beats: along another cost, a front is not one everywhere."""
+    best = float("inf")
+    edge = []
+    for cost, loss in zip(costs, losses, strict=True):
+        if loss < best:
+            edge.append((cost, loss))
+            best = loss
+    return [cost for cost, _ in edge], [loss for _, loss in edge]
