@@ -29,9 +29,9 @@
       checkpoints/NAME/model.safetensors, config.json the latter written last
       evaluations/NAME.json                           original and checkpoint side by side
       latencies/DEVICE.json                           seconds of every layer at a few widths
-      locks/NAME/ID-exclusive.json, ID-shared.json    in a bucket only: who holds the lock, see `store.leases`
       timings/STAGE.json                              seconds and memory of a stage when it last found work to do
       report/                                         on a local disk: what `report` wrote unless told elsewhere
+      locks/NAME/ID-exclusive.json, ID-shared.json    in a bucket only: who holds the lock, see `store.leases`
 
 A *stream* is one pass of a model over the images: `original`, or `refit-STAGE-DIGEST` for a stage of a sequential
 refit, which has statistics alone.
@@ -57,9 +57,9 @@ SOLUTION = "solution/solution.json"
 SOLUTION_WEIGHTS = "solution/weights"
 SENSITIVITIES = "solution/sensitivities.json"
 LATENCIES = "latencies"
-CONTENTS = (
 TIMINGS = "timings"
 REPORT = "report"
+CONTENTS = (
     "activations", "partials", "statistics", "solution", "checkpoints", "evaluations", LATENCIES, TIMINGS, REPORT,
     "model",
 )  # fmt: skip
