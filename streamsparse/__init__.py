@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from streamsparse.evaluation import evaluate as evaluate
     from streamsparse.merging import merge as merge
     from streamsparse.network import find_groups as find_groups
+    from streamsparse.reporting import Reported as Reported
+    from streamsparse.reporting import report as report
     from streamsparse.run import Result as Result
     from streamsparse.run import prune as prune
     from streamsparse.sensitivity import measure_sensitivities as measure_sensitivities
@@ -46,6 +48,7 @@ _HOMES = {
     "CaptureSettings": "capture",
     "Constraints": "solve",
     "Evaluation": "evaluation",
+    "Reported": "reporting",
     "Result": "run",
     "SolveSettings": "solve",
     "StreamsparseError": "errors",
@@ -62,6 +65,7 @@ _HOMES = {
     "network_front": "solve",
     "prune": "run",
     "refit": "sequential",
+    "report": "reporting",
     "solve": "solve",
     "trade_off": "solve",
     "write": "write.stage",

@@ -31,8 +31,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "inspection",
         "latencies",
         "verification",
+        "reporting",
     ),
     ("run",),
+    ("service", "client"),
     ("cli",),
 )
 # Within a layer, who may look at whom.
@@ -43,6 +45,7 @@ WITHIN_LAYER = {
     ("sequential", "recalibration"),
     ("merging", "agreement"),
     ("adaptive", "convergence"),
+    ("reporting", "inspection"),
 }
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 40

@@ -22,7 +22,7 @@ from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.pareto import Front, held_out_errors, trivial_front
 from streamsparse.kernels.regression import Problem, chain_errors, check_problem, safe_ridge
 
-__all__ = ["Front", "Method", "held_out_errors", "solve_front"]
+__all__ = ["Front", "Method", "held_out_errors", "solve_front", "walk_entropic"]
 
 Method = Literal["best", "entropic", "elimination"]
 
@@ -87,7 +87,7 @@ def solve_front(
     if method in ("best", "entropic"):
         comparable = in_comparable_units(problem)
         for kept in starts:
-            points = _path(comparable, kept, on_iteration)
+            points = walk_entropic(comparable, kept, on_iteration)
             front = _with_entropic(front, problem, points, len(kept) == positions)
         del comparable
     if method == "best":
@@ -111,8 +111,16 @@ def _with_entropic(front: Front, problem: Problem, points: list[PathPoint], whol
     return front
 
 
-def _path(problem: Problem, kept: np.ndarray, on_iteration: Callable[[PathPoint], None] | None) -> list[PathPoint]:
-    """The walk from uniform weights on `kept`; coarser, and from a greater ε_L2, where a W-step is expensive."""
+def walk_entropic(
+    problem: Problem, kept: np.ndarray, on_iteration: Callable[[PathPoint], None] | None = None
+) -> list[PathPoint]:
+    """The walk from uniform weights on `kept`; coarser, and from a greater ε_L2, where a W-step is expensive.
+
+    Args:
+        problem: with channels in comparable units, see `channel_units`.
+        kept: positions to start from.
+        on_iteration: called with every point.
+    """
     start = np.zeros(problem[0].positions)
     start[kept] = 1 / len(kept)
     flops = 0.0

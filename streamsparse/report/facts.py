@@ -12,9 +12,12 @@ Facts
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
+from streamsparse.errors import CorruptDataError
 from streamsparse.types import Costs, LayerReport
 
 
@@ -77,10 +80,11 @@ class LayerFacts:
         report: channels and costs before and after, and the predicted (held-out) error.
         measured_error: relative error of its output in the pruned network on the images of `evaluate`, or None.
         features: columns of its regression (channels times taps); patches: rows; images: that they come from.
-        condition: of the Gram of its standardised inputs, largest over smallest eigenvalue; None if not computed.
-        rank: eigenvalues above round-off.
-        excess: held-out over training error of its working front at the chosen count, minus 1: near 0, the sample
-            is large enough; None where nothing was re-estimated.
+        condition: of the Gram of its standardised inputs, largest over smallest eigenvalue above round-off; of a
+            grouped convolution, of the worst group; None if not computed.
+        rank: eigenvalues above round-off, over all groups; fewer than `features` where inputs depend on each other.
+        excess: held-out over training error of its re-estimated weights, minus 1: near 0, the sample is large
+            enough; None where nothing was re-estimated, or both are no more than round-off.
     """
 
     report: LayerReport
@@ -134,9 +138,10 @@ class StageFacts:
     """What a stage took when it last ran.
 
     Attributes:
-        stage: "capture", "accumulate", "solve", ...
+        stage: "capture", "accumulate", "solve" (the fronts), "refit", ...
         seconds: wall time; peak_bytes: largest resident memory of its process, or None where nobody looked.
-        finished: ISO 8601, UTC; machine: processor, cores, threads in words.
+        finished: ISO 8601, UTC; "" where it was cut short; machine: processor, cores, threads in words.
+        reused: what an earlier call had left of it, in words: seconds are then those of the rest.
     """
 
     stage: str
@@ -144,6 +149,7 @@ class StageFacts:
     peak_bytes: int | None
     finished: str
     machine: str
+    reused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,10 +157,13 @@ class Measured:
     """Original and pruned network on the images of `evaluate`.
 
     Attributes:
-        checkpoint: its name; images: how many; data: in words.
+        checkpoint: its name; images: how many; data: in words, "" where nobody noted it.
         original_accuracy, pruned_accuracy: fractions, or None without labels.
         agreement: fraction put into the same class; divergence: nats per image.
-        original_seconds, pruned_seconds: of one forward pass per image, or None.
+        original_seconds, pruned_seconds: of one forward pass per image at `batch_images` images, or None.
+        batch_images: the smallest batch that was timed, or None; device: that it was timed on, with its threads.
+        costs: of this checkpoint: a run may hold several, and the pruned network's is one of them at most.
+        finished: ISO 8601, UTC; "" where nobody noted it.
     """
 
     checkpoint: str
@@ -166,6 +175,10 @@ class Measured:
     divergence: float
     original_seconds: float | None
     pruned_seconds: float | None
+    batch_images: int | None = None
+    device: str = ""
+    costs: Costs | None = None
+    finished: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,8 +190,9 @@ class Facts:
         original, pruned: costs; pruned is None before a solution.
         budget: as given; predicted_loss: of the pruned network; loss_unit: "nats per image", ...
         mode: "independent" or "sequential"; recalibrated: whether BatchNorm was.
-        points: the network's front, ascending in parameters; chosen: index into it, or None.
-        measured: newest first.
+        points: the network's front, ascending in parameters; chosen: index into it, or None. The chosen network is
+            one of them, and may lie above the front: a budget of another kind, constraints, counts by hand.
+        measured: of the pruned network's own checkpoint first, then newest first.
         provenance: (what, value) in reading order.
         notes: what a reader must know: stages that are missing, cut short, or not converged.
     """
@@ -200,7 +214,46 @@ class Facts:
     measured: tuple[Measured, ...]
     provenance: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    chosen: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Facts:
+        """The inverse of `to_json`, of what `json.loads` gives.
+
+        Raises:
+            CorruptDataError: a field is missing or of another type.
+        """
+        found: Facts = _built(cls, value, "facts")
+        return found
+
+
+def _built(kind: Any, value: Any, where: str) -> Any:
+    """A value of an annotated type from plain JSON; `where` names it for errors."""
+    if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+        hints, names = get_type_hints(kind), {field.name for field in fields(kind)}
+        if value.keys() != names:
+            raise _misshapen(f"fields {', '.join(sorted(names))}", ", ".join(sorted(value)), where)
+        return kind(**{name: _built(hints[name], value[name], f"{where}.{name}") for name in names})
+    parts = get_args(kind)
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else list(parts)
+        if len(kinds) == len(value):
+            return tuple(_built(*pair, f"{where}[{i}]") for i, pair in enumerate(zip(kinds, value, strict=True)))
+    elif NoneType in parts:
+        return None if value is None else _built(parts[0], value, where)
+    elif kind is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise _misshapen(str(kind), repr(value)[:60], where)
+
+
+def _misshapen(expected: str, got: str, where: str) -> CorruptDataError:
+    return CorruptDataError(
+        "These are not the facts of a report.", expected=expected, got=got, where=where,
+        remedy="write them again with `streamsparse report --format json`",
+    )  # fmt: skip

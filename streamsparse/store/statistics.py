@@ -92,6 +92,18 @@ class Statistics(Mapping[str, FoldSums]):
         draft = self.run.records.draft(layout.statistics_key(self.stream, geometry.layer), generation)
         return StatisticsDraft(draft, geometry, folds, channels)
 
+    def patches(self, layer: str) -> int:
+        """How many patches the layer's sums are over; reads nothing else of them. 0 if nothing is committed.
+
+        Raises:
+            CorruptDataError: the number is missing or damaged.
+        """
+        description = self.description(layer)
+        if description is None:
+            return 0
+        counts = self.run.records.array(layout.statistics_key(self.stream, layer), description, "count")
+        return round(float(counts.sum()))
+
     def write(self, geometry: LayerGeometry, sums: FoldSums, description: dict[str, Any]) -> None:
         """Commit the statistics of one layer, replacing what was there."""
         arrays = {name: np.stack([getattr(part, name).cpu().numpy() for part in sums]) for name in FIELDS}
