@@ -1,0 +1,1 @@
+"""Jobs: their table, the queue over it, and the events they report."""

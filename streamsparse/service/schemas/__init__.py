@@ -1,0 +1,1 @@
+"""The API's contract: every body that goes in or comes out."""

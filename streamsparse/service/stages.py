@@ -1,0 +1,208 @@
+"""What each kind of job does with the library, inside a job's own process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from streamsparse.errors import StreamsparseError, UsageError
+from streamsparse.events import OnEvent
+from streamsparse.service.planning import constraints_of
+from streamsparse.service.schemas import jobs as schemas
+from streamsparse.service.schemas.budgets import Choice
+from streamsparse.solve import SolveSettings, solve, trade_off
+from streamsparse.store import Run
+from streamsparse.types import Solution
+
+_COMMAND = "from streamsparse.cli import main; main()"
+REPORT_PREFIX = "report"
+"""Below a run: where the service keeps its report."""
+
+
+def perform(job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
+    """Do a job.
+
+    Args:
+        job: kind, run (path or URL), parameters, and of the service's settings: data, data_root, allow_models,
+            scheduler, threads.
+        on_event: hears of progress.
+
+    Returns:
+        what it found, as JSON values.
+
+    Raises:
+        StreamsparseError: as the stages do.
+    """
+    _use_threads(job["threads"])
+    run = Run.at(job["run"])
+    found = _STAGES[job["kind"]](run, job, on_event)
+    return dict(json.loads(json.dumps(_plain(found))))
+
+
+def _accumulate(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    from streamsparse.accumulate import AccumulateSettings, accumulate
+
+    asked = schemas.AccumulateParameters.model_validate(job["parameters"])
+    settings = AccumulateSettings(asked.folds, asked.products, asked.memory_limit_bytes)
+    return accumulate(run, settings=settings, scheduler=job["scheduler"], on_event=on_event)
+
+
+def _fronts(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    asked = schemas.FrontsParameters.model_validate(job["parameters"])
+    points, kind = trade_off(run, points=2, constraints=constraints_of(asked), on_event=on_event)
+    return {"loss_kind": kind, "points": points}
+
+
+def _solve(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    return _summary(_solved(run, schemas.SolveParameters.model_validate(job["parameters"]), on_event))
+
+
+def _write(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    from streamsparse.write.stage import write
+
+    asked = schemas.WriteParameters.model_validate(job["parameters"])
+    written = write(run, name=asked.name, formats=asked.formats, on_event=on_event)
+    return {name: value for name, value in asdict(written).items() if name != "location"}
+
+
+def _checkpoint(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    asked = schemas.CheckpointParameters.model_validate(job["parameters"])
+    solution = _solved(run, asked, on_event)
+    parameters = {"name": asked.name, "formats": asked.formats}
+    return {**_summary(solution), "checkpoint": _write(run, {"parameters": parameters}, on_event)}
+
+
+def _evaluate(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    from streamsparse.evaluation import evaluate
+
+    asked = schemas.EvaluateParameters.model_validate(job["parameters"])
+    return evaluate(
+        run, _data(run, job, asked.data, "test"), name=asked.name, batch_images=asked.batch_images,
+        latency_batch_sizes=(1, 32) if asked.latency else (), on_event=on_event,
+    )  # fmt: skip
+
+
+def _sensitivity(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    from streamsparse.sensitivity import measure_sensitivities
+
+    asked = schemas.SensitivityParameters.model_validate(job["parameters"])
+    found = measure_sensitivities(
+        run, _data(run, job, asked.data, "train"), images=asked.images, by=asked.by,
+        batch_images=asked.batch_images, on_event=on_event,
+    )  # fmt: skip
+    return {"sensitivities": found}
+
+
+def _verify(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    from streamsparse.verification import verify_run
+
+    return {"problems": verify_run(run, on_event)}
+
+
+def _report(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
+    """By the command, into a directory of its own, then into the run: the same on a disk and in a bucket."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "report"
+        command = [sys.executable, "-c", _COMMAND, "report", job["run"], "--out", str(out)]
+        done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
+        lines = done.stdout.decode(errors="replace").strip().splitlines()
+        if done.returncode:
+            raise _failure(lines[-1] if lines else "", done.returncode)
+        files = sorted(path for path in out.rglob("*") if path.is_file())
+        with run.lock():
+            for file in files:
+                run.documents.write(f"{REPORT_PREFIX}/{file.relative_to(out).as_posix()}", file.read_bytes())
+        return {"files": [file.relative_to(out).as_posix() for file in files]}
+
+
+_STAGES: dict[str, Callable[[Run, Mapping[str, Any], OnEvent], Any]] = {
+    "accumulate": _accumulate,
+    "fronts": _fronts,
+    "solve": _solve,
+    "write": _write,
+    "checkpoint": _checkpoint,
+    "evaluate": _evaluate,
+    "sensitivity": _sensitivity,
+    "verify": _verify,
+    "report": _report,
+}
+
+
+def _solved(run: Run, choice: Choice, on_event: OnEvent) -> Solution:
+    return solve(
+        run, budget=choice.budget, channels=choice.channels, constraints=constraints_of(choice),
+        settings=SolveSettings(), on_event=on_event,
+    )  # fmt: skip
+
+
+def _summary(solution: Solution) -> dict[str, Any]:
+    """A solution without the kept positions."""
+    plan = solution.plan
+    return {
+        "budget": plan.budget, "counts": plan.counts, "costs": plan.costs, "original_costs": plan.original_costs,
+        "sparsity": plan.sparsity, "predicted_loss": sum(plan.predicted_losses.values()),
+        "loss_kind": plan.loss_kind, "mode": solution.mode, "layers": solution.layers,
+    }  # fmt: skip
+
+
+def _data(run: Run, job: Mapping[str, Any], name: str, split: str) -> Any:
+    """A data set of the server's, preprocessed as the run's images were."""
+    from streamsparse.intake.data import open_data
+    from streamsparse.intake.preprocessing import choose_preprocessing
+
+    if name not in job["data"]:
+        raise UsageError("The server has no data set of this name.", expected=", ".join(job["data"]), got=name)
+    about = run.manifest()
+    options = about["data"].get("options") or {}
+    model = about["model"]["spec"] or ""
+    preprocessing = choose_preprocessing(model, normalize=options.get("normalize"), size=options.get("size"))
+    # the specification is the operator's own, so that its code is trusted
+    return open_data(
+        job["data"][name], data_root=job["data_root"], split=split, preprocessing=preprocessing, trust_code=True
+    )
+
+
+def _failure(line: str, status: int) -> StreamsparseError:
+    """The error that a command printed."""
+    from streamsparse import errors
+
+    try:
+        said = json.loads(line)
+        kind = getattr(errors, said.pop("error"))
+        return kind(said.pop("summary"), **said)  # type: ignore[no-any-return]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return StreamsparseError("The report could not be made.", got=f"exit status {status}: {line[:500]}")
+
+
+def _use_threads(threads: int | None) -> None:
+    """Limit torch's and BLAS's threads: several jobs share the machine."""
+    if threads is None:
+        return
+    import numpy  # noqa: F401  its BLAS must be loaded to be limited
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)
+    torch.set_num_threads(threads)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values of dataclasses, mappings, sequences and paths; numbers that JSON lacks become null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+__all__ = ["REPORT_PREFIX", "perform"]
