@@ -45,7 +45,7 @@ class Request:
     Attributes:
         network: name in `pipelines.networks.NETWORKS`.
         images: calibration images.
-        test_images: the first so many, for the rows `full...`.
+        test_images: the first so many, for the rows `full` and `improved`.
         fewer_test_images: for the others.
         stages: passes of a sequential refit.
     """
@@ -95,8 +95,7 @@ class Study:
 
     def fill(self, recipes: Sequence[Recipe], sparsities: Sequence[float], seed: int) -> None:
         """All rows of one seed that are not there yet."""
-        first = sorted(recipes, key=lambda recipe: not recipe.on_all_images)
-        wanted = [(recipe, sparsity) for recipe in first for sparsity in sparsities]
+        wanted = [(recipe, sparsity) for sparsity in sparsities for recipe in recipes]
         todo = [(r, s) for r, s in wanted if key(r.name, s, seed) not in self.cells]
         if not todo:
             return
@@ -215,9 +214,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), metavar="RECIPE",
                         help=f"rows: {', '.join(RECIPES)}")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=1, help="calibration samples to repeat everything with")
-    parser.add_argument("--stages", type=int, default=6, help="passes of a sequential refit")
+    parser.add_argument("--stages", type=int, default=4, help="passes of a sequential refit")
     parser.add_argument("--test-images", type=int, default=10_000)
-    parser.add_argument("--fewer-test-images", type=int, default=2000, help="for all rows but `full...`")
+    parser.add_argument(
+        "--fewer-test-images", type=int, default=2000, help="for all rows but `full` and `improved`"
+    )
     parser.add_argument("--threads", type=int, help="torch's; all cores if left out")
     parser.add_argument("--run", type=Path, help="keep everything here, and go on from what is there")
     parser.add_argument("--write", type=Path, help="write one_shot_NETWORK.md and .json into this directory")

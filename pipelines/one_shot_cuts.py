@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.one_shot_bench import SETTINGS, Bench
+from pipelines.one_shot_bench import SENSITIVITY_IMAGES, SETTINGS, Bench
 from pipelines.one_shot_recipes import NotComparableError, Recipe
 from pipelines.one_shot_weights import Wanted, point_of, weights_of, whole
+from streamsparse.improvement import improve
 from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
@@ -23,6 +24,7 @@ from streamsparse.store.solution import Weights, commit_solution, read_weights
 from streamsparse.types import ChannelGroup, PrunePlan, Role, Solution
 
 Keep = dict[str, tuple[int, ...]]
+IMPROVE_ROUNDS = 4
 _NORMS = {"l1": 1, "l2": 2}
 
 
@@ -67,9 +69,24 @@ def chosen(bench: Bench, recipe: Recipe, sparsity: float, seed: int) -> Keep:
 
 
 def counts_of(bench: Bench, allocation: str, sparsity: float) -> dict[str, int]:
-    """Channels per group of least predicted loss or relative error."""
+    """Channels per group of least predicted loss or relative error, or of least measured loss."""
+    if allocation == "measured":
+        return _improved(bench, sparsity)
     curves = bench.losses if allocation == "loss" else {name: bench.entropic_errors(name) for name in bench.fronts}
     return allocate(Budget("params", 1 - sparsity), curves, bench.captured.costs)
+
+
+def _improved(bench: Bench, sparsity: float) -> dict[str, int]:
+    """Measured once for each sparsity; what an earlier call measured lies in the run."""
+    name = f"improved {sparsity}"
+    if name not in bench.memory:
+        found = improve(
+            bench.run, bench.subjects.calibration, model=bench.subjects.model, budget=f"sparsity={sparsity}",
+            rounds=IMPROVE_ROUNDS, images=SENSITIVITY_IMAGES,
+        )  # fmt: skip
+        bench.memory[name] = found.solution.plan.counts
+    counts: dict[str, int] = bench.memory[name]
+    return counts
 
 
 def scores(bench: Bench, by: str, seed: int) -> dict[str, np.ndarray]:

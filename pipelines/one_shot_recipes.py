@@ -22,7 +22,8 @@ class Recipe:
         text: what it is, in the table.
         channels: "entropic" (along the paper's path), "best" (of all methods' supports), "l1" or "l2" (norm of the
             producers' filters), "random", "bn-scale" (|γ| of the BatchNorms behind), or "torch-pruning ...".
-        allocation: "error" (least sum of relative errors), "loss" (least predicted divergence), "global" (their
+        allocation: "error" (least sum of relative errors), "loss" (least predicted divergence), "measured" (from
+            there on to the least measured divergence, see `streamsparse.improvement`), "global" (their
             own score, relative to its mean in the group, against one threshold), or "own" of another tool.
         weights: "original" (as they are, the channels cut), "scaled" (the paper's ΛD(w)), "independent" (exact, on
             the statistics of the original) or "sequential" (exact, in order).
@@ -39,7 +40,7 @@ class Recipe:
     @property
     def on_all_images(self) -> bool:
         """Whether tenths of a point matter."""
-        return self.name.startswith("full")
+        return self.name in ("full", "improved")
 
 
 def _recipes() -> tuple[Recipe, ...]:
@@ -52,6 +53,10 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("full-recalibrated", "+ best channels of all methods", "best", "loss", "sequential", True),
         Recipe("full", "the same, without recalibration", "best", "loss", "sequential"),
         Recipe("full-independent", "the same, independent", "best", "loss", "independent"),
+        Recipe(
+            "improved-independent", "independent, allocation by measured loss", "best", "measured", "independent"
+        ),
+        Recipe("improved", "the same, in order", "best", "measured", "sequential"),
         Recipe("independent-recalibrated", "independent, recalibrated", "best", "loss", "independent", True),
     ]
     same = [

@@ -13,6 +13,7 @@ from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, Subject, capture
 from streamsparse.errors import ModelError, StageMissingError, UsageError
 from streamsparse.events import Notice, OnEvent, Reused, ignore
+from streamsparse.improvement import improve
 from streamsparse.intake.captured import original_model, read_captured
 from streamsparse.intake.latencies import read_latencies
 from streamsparse.latencies import measure_latencies
@@ -65,6 +66,7 @@ def prune(
     images: int | None = None,
     seed: int = 0,
     sensitivity: str = "kl",
+    improve_rounds: int = 0,
     stages: int | None = None,
     recalibrate: bool = False,
     name: str = "pruned",
@@ -90,6 +92,8 @@ def prune(
         seed: of the sample.
         sensitivity: "kl": measure what cutting each group does to the model's output, and spend the budget where
             it suffers least; "none": minimise the sum of the groups' held-out errors.
+        improve_rounds: of `improve`, which measures whole cut networks; for budgets of parameters, MACs, bytes or
+            latency.
         stages: of the sequential refit; None for one per layer, 1 for weights of one capture alone.
         recalibrate: estimate the running statistics of every BatchNorm anew behind the refitted weights.
         name: of the checkpoint in the run.
@@ -119,11 +123,17 @@ def prune(
     accumulate(run, settings=accumulate_settings, executor=executor, scheduler=scheduler, on_event=on_event)
     settings = solve_settings or SolveSettings()
     if sensitivity != "none" and _loss_matters(budget):
-        device = capture_settings.device if capture_settings is not None else "cpu"
+        device = _device(capture_settings)
         _measure(run, data, original, constraints or Constraints(), settings, sensitivity, device, on_event)
-    solution = solve(
-        run, budget=budget, channels=channels, constraints=constraints, settings=settings, on_event=on_event
-    )
+    if improve_rounds and budget is not None and parse_budget(budget).bounds_cost:
+        solution = improve(
+            run, data, budget=budget, model=original, constraints=constraints, settings=settings,
+            rounds=improve_rounds, device=_device(capture_settings), on_event=on_event,
+        ).solution  # fmt: skip
+    else:
+        solution = solve(
+            run, budget=budget, channels=channels, constraints=constraints, settings=settings, on_event=on_event
+        )
     if stages != 1 or recalibrate:
         solution = refit(
             run, data, model=original, stages=stages, recalibrate=recalibrate, settings=capture_settings,
@@ -135,6 +145,10 @@ def prune(
     captured = read_captured(run)
     report = layer_reports(captured.graph, captured.costs, solution)
     return Result(pruned.eval(), report, solution, written, files)
+
+
+def _device(settings: CaptureSettings | None) -> str:
+    return "cpu" if settings is None else settings.device
 
 
 def _time_layers(run: Run, original: nn.Module, budget: str | None, on_event: OnEvent) -> None:

@@ -72,10 +72,7 @@ def sensitivity(
         if dry_run:
             _show_plan(run, wanted, images, by, as_json)
             return
-        known = {"data_root": None, "normalize": None, "size": None} | about["data"]["options"]
-        dataset = o.load_data(
-            data or about["data"]["spec"] or "", about["model"]["spec"] or "", split="train", **known
-        )
+        dataset = o.captured_data(about, data)
         found = measure_sensitivities(
             opened, dataset, images=images, levels=wanted, by=by, batch_images=batch_size, device=device,
             on_event=bars,

@@ -151,6 +151,13 @@ def load_data(
     return open_data(spec, data_root=data_root, split=split, preprocessing=preprocessing, trust_code=True)
 
 
+def captured_data(manifest: dict[str, Any], spec: str | None) -> Dataset[Any]:
+    """The training split of the data that a run was captured over, or of `spec`, preprocessed as it was then."""
+    known = {"data_root": None, "normalize": None, "size": None} | manifest["data"]["options"]
+    spec = spec or manifest["data"]["spec"] or ""
+    return load_data(spec, manifest["model"]["spec"] or "", split="train", **known)
+
+
 def load_model(model: str, weights: str) -> nn.Module:
     """The trained model, in evaluation mode."""
     from streamsparse.intake.models import build_model

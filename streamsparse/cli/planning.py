@@ -59,7 +59,7 @@ def show_dry_run(
     from streamsparse.intake.captured import read_captured
     from streamsparse.solve import check_request
     from streamsparse.solve.finding import committed_fronts, whole_here
-    from streamsparse.solve.stage import choose
+    from streamsparse.solve.stage import decision_of
     from streamsparse.store import Run
 
     opened = Run.at(run)
@@ -72,7 +72,7 @@ def show_dry_run(
     if fronts is None:
         _show_regressions(opened.url, as_json)
         return
-    plan = choose(opened, captured, fronts, constraints, budget, channels, lambda event: None)
+    plan = decision_of(opened, captured, fronts, constraints, budget).plan(channels)
     if as_json:
         print_json({"plan": plan, "sparsity": plan.sparsity})
     else:

@@ -51,6 +51,15 @@ def prune(
             "minimise held-out errors.",
         ),
     ] = "kl",
+    improve: Annotated[
+        int,
+        typer.Option(
+            "--improve",
+            min=0,
+            help="Rounds of `streamsparse improve`: spend the budget better by measuring whole cut networks. Worth "
+            "it where most channels go.",
+        ),
+    ] = 0,
     stages: o.Stages = None,
     recalibrate: Recalibrate = False,
     name: o.Name = "pruned",
@@ -91,8 +100,8 @@ def prune(
             built,
             dataset,
             budget=budget, channels=o.parse_channels(channels), constraints=constraints, run=run, images=images,
-            seed=seed, sensitivity=sensitivity, stages=stages, recalibrate=recalibrate, name=name,
-            capture_settings=settings, accumulate_settings=AccumulateSettings(folds),
+            seed=seed, sensitivity=sensitivity, improve_rounds=improve, stages=stages, recalibrate=recalibrate,
+            name=name, capture_settings=settings, accumulate_settings=AccumulateSettings(folds),
             solve_settings=SolveSettings(method),  # type: ignore[arg-type]  # validated there
             executor=executor, scheduler=scheduler, subject=Subject(model, data, chosen), on_event=bars,
         )  # fmt: skip

@@ -59,10 +59,7 @@ def refit(
         if dry_run:
             _show_refit_plan(solution, stages, recalibrate, as_json)
             return
-        known = {"data_root": None, "normalize": None, "size": None} | about["data"]["options"]
-        dataset = o.load_data(
-            data or about["data"]["spec"] or "", about["model"]["spec"] or "", split="train", **known
-        )
+        dataset = o.captured_data(about, data)
         settings = CaptureSettings(batch_images=batch_size, device=device)
         solution = refit_stage(
             opened, dataset, stages=stages, recalibrate=recalibrate, settings=settings, on_event=bars

@@ -42,6 +42,11 @@ class Budget:
     device: str | None = None
     relative: bool = False
 
+    @property
+    def bounds_cost(self) -> bool:
+        """Rather than an error or a loss."""
+        return self.kind in QUANTITIES or self.kind == "latency"
+
     def absolute(self, costs: CostModel) -> float:
         """The limit in parameters, MACs or bytes."""
         return self.limit * cost_of(costs, self.kind, {}) if self.limit <= 1 else self.limit

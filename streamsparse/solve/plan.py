@@ -28,6 +28,7 @@ def make_plan(
     losses: Mapping[str, np.ndarray] | None = None,
     loss_kind: str = ERROR,
     latencies: LatencyModel | None = None,
+    within: Mapping[str, tuple[int, int]] | None = None,
 ) -> PrunePlan:
     """Choose the counts, then take every group's best support of that count.
 
@@ -40,6 +41,7 @@ def make_plan(
         losses: predicted by group and count, see `predicted_losses`; None for the held-out errors.
         loss_kind: what they are, see `PrunePlan`.
         latencies: measured on the device of a budget of latency.
+        within: least and greatest count of a group, on top of the constraints.
 
     Raises:
         UsageError, BudgetError: see `check_request`; no architecture meets the budget.
@@ -50,6 +52,8 @@ def make_plan(
     errors = {name: front.held_out for name, front in fronts.items()}
     losses = errors if losses is None else losses
     allowed = {name: constraints.allowed(name, size) for name, size in whole.items()}
+    for name, (least, most) in (within or {}).items():
+        allowed[name] = allowed[name][(allowed[name] >= least) & (allowed[name] <= most)]
     counts = {name: int(own[-1]) for name, own in allowed.items()} | fixed
     if budget is not None:
         parsed = parse_budget(budget)

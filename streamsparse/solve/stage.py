@@ -14,11 +14,12 @@ from streamsparse.intake.latencies import read_latencies
 from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.solve.budget import parse_budget
 from streamsparse.solve.constraints import Constraints
+from streamsparse.solve.decision import Decision
 from streamsparse.solve.finding import RunFronts, find_constrained_fronts, whole_here
 from streamsparse.solve.finding import find_fronts as find_fronts
 from streamsparse.solve.fronts import SolveSettings
 from streamsparse.solve.measured import known_losses, transferred_losses
-from streamsparse.solve.plan import check_request, make_plan
+from streamsparse.solve.plan import check_request
 from streamsparse.solve.refit import RefittedLayer, candidate_ridges, kept_inputs, refit_layer
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run
@@ -67,42 +68,57 @@ def solve(
     check_request(budget, channels, sizes, whole, constraints)
     _latencies(run, captured, budget)  # before any work
     with run.lock():
-        execution = Execution(executor, scheduler, workers)
-        plain = find_fronts(run, captured, settings, on_event, constraints, execution)
-        listed = find_constrained_fronts(run, captured, settings, constraints, on_event)
-        plan = choose(run, captured, RunFronts(plain, listed), constraints, budget, channels, on_event)
-        _notice_approximate(captured.graph, plan, on_event)
-        inputs = kept_inputs(captured.graph, plan.keep)
-        cut = [layer for layer, kept in inputs.items() if len(kept) < captured.graph.layers[layer].in_channels]
-        refitted = refit_layers(captured, Statistics(run), cut, inputs, on_event)
-        solution = Solution(plan, tuple(layer.error for layer in refitted), "independent")
-        commit_solution(run, solution, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
-        return solution
+        decision = decide(
+            run, captured, budget, constraints, settings, on_event, Execution(executor, scheduler, workers)
+        )
+        return commit_plan(run, captured, decision.plan(channels), on_event)
 
 
-def choose(
+def decide(
+    run: Run,
+    captured: Captured,
+    budget: str | None,
+    constraints: Constraints,
+    settings: SolveSettings,
+    on_event: OnEvent = ignore,
+    execution: Execution | None = None,
+) -> Decision:
+    """Fronts, found where they are missing, and losses: everything that a plan is made from."""
+    plain = find_fronts(run, captured, settings, on_event, constraints, execution)
+    listed = find_constrained_fronts(run, captured, settings, constraints, on_event)
+    return decision_of(run, captured, RunFronts(plain, listed), constraints, budget, on_event)
+
+
+def commit_plan(run: Run, captured: Captured, plan: PrunePlan, on_event: OnEvent = ignore) -> Solution:
+    """Re-estimate the weights behind what the plan cuts, and commit both."""
+    _notice_approximate(captured.graph, plan, on_event)
+    inputs = kept_inputs(captured.graph, plan.keep)
+    cut = [layer for layer, kept in inputs.items() if len(kept) < captured.graph.layers[layer].in_channels]
+    refitted = refit_layers(captured, Statistics(run), cut, inputs, on_event)
+    solution = Solution(plan, tuple(layer.error for layer in refitted), "independent")
+    commit_solution(run, solution, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
+    return solution
+
+
+def decision_of(
     run: Run,
     captured: Captured,
     fronts: RunFronts,
     constraints: Constraints,
     budget: str | None = None,
-    channels: Mapping[str, int] | None = None,
     on_event: OnEvent = ignore,
-) -> PrunePlan:
-    """The plan for these fronts, with what the run knows of losses. Writes nothing.
+) -> Decision:
+    """With what the run knows of losses and latencies. Writes nothing.
 
     Args:
         fronts: of all groups that do not stay whole under these constraints.
-        budget, channels: see `make_plan`; counts of groups that stay whole are passed over.
+        budget: see `parse_budget`.
         on_event: hears when losses are not known and would matter.
     """
     by_loss = budget is not None and not budget.startswith("max-error")
     losses, kind = losses_of(run, fronts, on_event if by_loss else ignore)
-    free = {name: count for name, count in (channels or {}).items() if name in fronts.plain}
-    return make_plan(
-        fronts.chosen, captured.costs, budget=budget, channels=free, constraints=constraints, losses=losses,
-        loss_kind=kind, latencies=_latencies(run, captured, budget),
-    )  # fmt: skip
+    latencies = _latencies(run, captured, budget)
+    return Decision(fronts.chosen, captured.costs, constraints, losses, kind, budget, latencies)
 
 
 def _latencies(run: Run, captured: Captured, budget: str | None) -> LatencyModel | None:

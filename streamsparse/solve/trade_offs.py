@@ -19,7 +19,7 @@ from streamsparse.solve.constraints import Constraints
 from streamsparse.solve.finding import RunFronts, find_constrained_fronts, find_fronts, whole_here
 from streamsparse.solve.fronts import GroupFront, SolveSettings
 from streamsparse.solve.plan import check_request
-from streamsparse.solve.stage import choose, losses_of
+from streamsparse.solve.stage import decision_of, losses_of
 from streamsparse.store import Run
 from streamsparse.types import Costs, PrunePlan
 
@@ -131,7 +131,7 @@ def trade_off(
     losses, kind = losses_of(run, fronts, on_event)
     if not budgets:
         return network_front(fronts.chosen, captured.costs, losses, quantity, points, constraints), kind
-    plans = [choose(run, captured, fronts, constraints, budget) for budget in budgets]
+    plans = [decision_of(run, captured, fronts, constraints, budget).plan() for budget in budgets]
     return tuple(_point(plan) for plan in plans), kind
 
 

@@ -22,6 +22,7 @@
       solution/fronts-with-lists/GROUP/DIGEST/        the same with positions that stay or go, by their digest
       solution/sensitivities.json                     how the effect of cutting each group was last measured
       solution/sensitivities/GROUP.json               losses at some counts, for one front and one such request
+      solution/measured/DIGEST.json                   losses of whole cut networks that `improve` measured
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
       solution/weights/GENERATION/@buffers/           record: BatchNorm statistics that were estimated anew
       solution/solution.json                          plan, errors and GENERATION; replaced as one step, so that
@@ -140,6 +141,10 @@ def listed_front_key(group: str, digest: str) -> str:
 
 def sensitivity_key(group: str) -> str:
     return f"solution/sensitivities/{part(group)}.json"
+
+
+def measured_key(digest: str) -> str:
+    return f"solution/measured/{digest[:16]}.json"
 
 
 def weights_key(generation: str, layer: str) -> str:

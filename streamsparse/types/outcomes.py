@@ -36,6 +36,7 @@ class PrunePlan:
         predicted_losses: of the network with one group cut so far, by group; the pruned network's is near the sum.
         loss_kind: "divergence" (nats per image), "squared difference" (of outputs), or "error": held-out errors.
         predicted_seconds: of a forward pass, for a budget of latency.
+        measured_loss: of the pruned network before any refit in order, where `improve` measured it.
     """
 
     keep: dict[str, tuple[int, ...]]
@@ -48,6 +49,7 @@ class PrunePlan:
     predicted_losses: dict[str, float] = field(default_factory=dict)
     loss_kind: str = "error"
     predicted_seconds: float | None = None
+    measured_loss: float | None = None
 
     @property
     def counts(self) -> dict[str, int]:

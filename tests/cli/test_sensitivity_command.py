@@ -84,3 +84,20 @@ def test_bad_usage_exits_with_2(tmp_path: Path, finished: Path, options: tuple[s
     assert last_json(result)["error"] == error
     assert json.dumps(last_json(result))
     assert not (tmp_path / "run").exists()
+
+
+def test_improve_as_typed(finished: Path) -> None:
+    """It decides what `solve` does not, keeps to the budget, and the plan can be looked at before."""
+    planned = last_json(invoke("improve", finished, "--budget", "params=0.3", "--method", "elimination",
+                               "--dry-run", "--json"))  # fmt: skip
+    result = invoke("improve", finished, "--budget", "params=0.3", "--method", "elimination", "--images", 20,
+                    "--rounds", 2, "--json")  # fmt: skip
+    found = last_json(result)["improved"]
+    assert found["solution"]["plan"]["costs"]["parameters"] <= 0.3 * 61_706
+    assert found["losses"] == sorted(found["losses"], reverse=True)
+    assert found["solution"]["plan"]["measured_loss"] == found["losses"][-1]
+    assert set(planned["plan"]["keep"]) == set(found["solution"]["plan"]["keep"])
+    refused = invoke("improve", finished, "--budget", "max-loss=0.1")
+    assert refused.exit_code == 2
+    assert "bounds a loss" in refused.output
+    assert "streamsparse improve" in invoke("improve", "--help").output

@@ -17,7 +17,7 @@ from streamsparse.solve import Constraints, SolveSettings, find_fronts, make_pla
 from streamsparse.solve.finding import committed_fronts, find_constrained_fronts
 from streamsparse.solve.losses import predicted_losses
 from streamsparse.solve.measured import known_losses, read_sensitivities
-from streamsparse.solve.stage import choose
+from streamsparse.solve.stage import decision_of
 from streamsparse.solve.trade_offs import network_front, trade_off
 from streamsparse.store import Run
 from streamsparse.types import PrunePlan
@@ -158,7 +158,7 @@ def test_a_plan_that_is_looked_at_writes_nothing(run: Run) -> None:
     before = files_below(Path(run.url))
     fronts = committed_fronts(run, captured, QUICK, lists)
     assert fronts is not None
-    plan = choose(run, captured, fronts, lists, "params=0.5")
+    plan = decision_of(run, captured, fronts, lists, "params=0.5").plan()
     assert files_below(Path(run.url)) == before
     assert solve(run, budget="params=0.5", constraints=lists, settings=QUICK).plan == plan
     assert committed_fronts(run, captured, SolveSettings("entropic"), Constraints()) is None

@@ -1,0 +1,200 @@
+"""Improvement: move channels between groups while the loss of the whole cut network, measured, comes down.
+
+The sum over groups, each cut alone, predicts a mild cut well; where most channels go, the groups' errors meet. So
+look around the plan, with all the others cut as they are:
+
+    plan  k = (4, 4, 45, 19)     measured loss D(k)                                   one pass over the images
+    looks every group a step down and a step up, D(k − s), D(k + s)                   two passes per group
+    fit   each group's predicted curve, scaled on either side to what was measured    no pass
+    next  the budget spent anew by the fitted curves, no group beyond its looks       one pass: kept if D falls,
+                                                                                      else half the steps
+
+Weights are exact refits from the statistics, each layer on the inputs that stay: nothing is captured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from streamsparse.errors import UsageError
+from streamsparse.events import Notice, OnEvent, ignore, reporting
+from streamsparse.improvement.bench import Bench, Counts
+from streamsparse.intake.captured import original_model, read_captured
+from streamsparse.network.replay import record
+from streamsparse.sensitivity import measuring_images
+from streamsparse.solve import Constraints, GroupFront, SolveSettings, parse_budget
+from streamsparse.solve.decision import Decision
+from streamsparse.solve.measured import front_identity
+from streamsparse.solve.stage import commit_plan, decide
+from streamsparse.store import Run
+from streamsparse.store.statistics import Statistics
+from streamsparse.store.timings import recorded
+from streamsparse.types import PrunePlan, Solution
+
+DEFAULT_IMAGES = 512
+DEFAULT_ROUNDS = 8
+STEP = 0.3
+"""Of a group's count, in the first round."""
+SMALLEST_STEP = 0.02
+_WORTH = 1e-3  # of the loss: less is noise of the images
+
+
+@dataclass(frozen=True)
+class Improved:
+    """What was found.
+
+    Attributes:
+        solution: committed; its plan has `measured_loss`.
+        losses: measured, of the plan that was begun with and of every better one after it, falling.
+        looks: networks that were measured; those that an earlier call left are not counted.
+    """
+
+    solution: Solution
+    losses: tuple[float, ...]
+    looks: int
+
+
+def improve(
+    run: Run | str | Path,
+    data: object,
+    *,
+    budget: str,
+    model: nn.Module | None = None,
+    constraints: Constraints | None = None,
+    settings: SolveSettings | None = None,
+    rounds: int = DEFAULT_ROUNDS,
+    images: int = DEFAULT_IMAGES,
+    batch_images: int = 64,
+    device: str = "cpu",
+    on_event: OnEvent = ignore,
+) -> Improved:
+    """`solve` for this budget, then spend it better, measuring the cut network on images without labels.
+
+    Args:
+        run: with complete statistics; losses that `measure_sensitivities` measured say where to look first.
+        data: the data set of the capture; images that the capture did not sample are taken if there are so many.
+        budget: of parameters, MACs, bytes or latency, see `parse_budget`.
+        model: the original; None builds it as the manifest says.
+        constraints, settings: as for `solve`.
+        rounds: at most; it ends before when smaller steps do not help either.
+        images: to measure on.
+        batch_images: per forward pass.
+        device: of the passes.
+
+    Raises:
+        StageMissingError, UsageError, BudgetError: as for `solve`; a budget that bounds an error or a loss.
+        RunMismatchError: other data or another model than the capture's.
+        ModelError: the model's output is not one tensor.
+    """
+    _check(budget, rounds, images)
+    run = run if isinstance(run, Run) else Run.at(run)
+    captured = read_captured(run)
+    original = original_model(run, model).to(device)
+    sample, unseen = measuring_images(run, captured, data, images)
+    if not unseen:
+        on_event(Notice("improve", f"too few unseen images: {len(sample)} of the calibration sample are used"))
+    with run.lock():
+        decision = decide(
+            run, captured, budget, constraints or Constraints(), settings or SolveSettings(), on_event
+        )
+        spans = [range(i, min(i + batch_images, len(sample))) for i in range(0, len(sample), batch_images)]
+        batches: list[Tensor] = [batch.to(device) for batch in sample.batches(spans)]
+        statistics = Statistics(run).require(captured.manifest["layers"])
+        bench = Bench(
+            captured, statistics, original, decision.fronts, record(original, {}, batches), run,
+            _digest(decision.fronts, sample.digest(), captured.manifest["model"]),
+        )  # fmt: skip
+        with recorded(run, "improve", on_event) as on_event:
+            plan, losses = _descend(bench, decision, rounds, on_event)
+        solution = commit_plan(run, captured, plan, on_event)
+    return Improved(solution, tuple(losses), bench.looks)
+
+
+def _check(budget: str, rounds: int, images: int) -> None:
+    if not parse_budget(budget).bounds_cost:
+        raise UsageError(
+            "A budget that bounds a loss is not spent better by measuring it.",
+            expected="a bound on parameters, MACs, bytes or latency", got=budget, where="--budget",
+            remedy="use `solve` for it, and `improve` for the parameters or MACs that it found",
+        )  # fmt: skip
+    if min(rounds, images) < 1:
+        raise UsageError("Nothing can be improved so.", expected="at least one round and one image",
+                         got=f"{rounds} rounds, {images} images")  # fmt: skip
+
+
+def _digest(fronts: Mapping[str, GroupFront], images: str, model: object) -> str:
+    """Of everything that a measured loss depends on but the counts."""
+    parts = [images, json.dumps(model, sort_keys=True), *(front_identity(fronts[name]) for name in sorted(fronts))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -> tuple[PrunePlan, list[float]]:
+    """The best plan that was found, and the losses on the way."""
+    counts, step = decision.plan().counts, STEP
+    losses = [bench.loss(counts)]
+    with reporting("improve", rounds, "rounds", on_event) as advance:
+        for number in range(rounds):
+            looks = _looks(counts, step, decision.allowed)
+            found = dict(zip(looks, bench.around(counts, looks)[1], strict=True))
+            within = _within(counts, looks)
+            fitted = {
+                name: _fitted(decision.losses[name], name, counts[name], losses[-1], found) for name in counts
+            }
+            candidate = decision.plan(losses=fitted, within=within).counts
+            loss = bench.loss(candidate)
+            better = loss < losses[-1] * (1 - _WORTH)
+            if better:
+                counts = candidate
+                losses.append(loss)
+            advance(1)
+            if not better:
+                step /= 2
+                if step < SMALLEST_STEP or within == _within(counts, _looks(counts, step, decision.allowed)):
+                    advance(rounds - number - 1)
+                    break
+    plan = decision.plan(counts)
+    on_event(Notice("improve", f"measured loss {losses[0]:.4g} → {losses[-1]:.4g}, {bench.looks} networks tried"))
+    return replace(plan, measured_loss=losses[-1]), losses
+
+
+def _looks(counts: Counts, step: float, allowed: Mapping[str, np.ndarray]) -> list[tuple[str, int]]:
+    """The nearest allowed counts at least a step away, or the last, on either side of every group."""
+    looks = []
+    for name, count in counts.items():
+        own, size = allowed[name], max(1, round(step * count))
+        below, above = own[own < count], own[own > count]
+        if below.size:
+            far = below[below <= count - size]
+            looks.append((name, int(far[-1] if far.size else below[0])))
+        if above.size:
+            far = above[above >= count + size]
+            looks.append((name, int(far[0] if far.size else above[-1])))
+    return looks
+
+
+def _within(counts: Counts, looks: Sequence[tuple[str, int]]) -> dict[str, tuple[int, int]]:
+    """Least and greatest count of every group, its looks included."""
+    reach = {name: [count] for name, count in counts.items()}
+    for name, count in looks:
+        reach[name].append(count)
+    return {name: (min(own), max(own)) for name, own in reach.items()}
+
+
+def _fitted(
+    predicted: np.ndarray, name: str, count: int, loss: float, found: Mapping[tuple[str, int], float]
+) -> np.ndarray:
+    """The group's predicted curve, scaled on either side of its count to meet what was measured there."""
+    curve = np.zeros_like(predicted)
+    for look in (own for group, own in found if group == name):
+        side = slice(None, count) if look < count else slice(count + 1, None)
+        change = predicted[look] - predicted[count]
+        scale = max(0.0, (found[name, look] - loss) / change) if change else 0.0
+        curve[side] = scale * (predicted[side] - predicted[count])
+    return np.asarray(curve - curve.min())

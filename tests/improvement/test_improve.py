@@ -1,0 +1,228 @@
+"""Improvement: measured losses are those of networks that are really cut, they fall, and the budget holds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pipelines.mnist as mnist
+import streamsparse as ss
+from pipelines.lenet_stages import trained_lenet
+from streamsparse.accumulate import AccumulateSettings, accumulate
+from streamsparse.capture import CaptureSettings, capture
+from streamsparse.errors import CorruptDataError, UsageError
+from streamsparse.events import Event, Notice
+from streamsparse.improvement import Improved, improve
+from streamsparse.improvement.bench import Bench
+from streamsparse.improvement.stage import _fitted, _looks
+from streamsparse.intake.captured import read_captured
+from streamsparse.network import prune
+from streamsparse.network.refitting import with_weights
+from streamsparse.sensitivity import measure_sensitivities
+from streamsparse.solve import Constraints, SolveSettings, find_fronts, kept_inputs, solve
+from streamsparse.solve.supports import LayerRefits
+from streamsparse.store import Run
+from streamsparse.store.solution import read_solution
+from streamsparse.store.statistics import Statistics
+from tests.small import ConcatNet, SmallNet, TwiceNet, build, random_images
+
+QUICK = SolveSettings("elimination")
+IMAGES = random_images(96)
+BUDGET = "params=0.35"
+
+
+def prepared(path: Path, kind: type[nn.Module]) -> Run:
+    """A run with fronts and sensitivities over 40 of the images."""
+    run = Run.at(path)
+    capture(build(kind), IMAGES, run, images=40, settings=CaptureSettings("float32", batch_images=10))
+    accumulate(run, settings=AccumulateSettings(folds=4, product_dtype="float64"), executor="serial")
+    find_fronts(run, read_captured(run), QUICK)
+    measure_sensitivities(run, IMAGES, model=build(kind), images=32, batch_images=16)
+    return run
+
+
+@pytest.fixture(scope="module", params=[SmallNet, ConcatNet, TwiceNet], ids=lambda kind: kind.__name__)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    path = tmp_path_factory.mktemp("improve") / "run"
+    prepared(path, request.param)
+    return path, request.param
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("improve-small") / "run"
+    prepared(path, SmallNet)
+    return path
+
+
+@pytest.fixture
+def run(small: Path, tmp_path: Path) -> Run:
+    shutil.copytree(small, tmp_path / "run")
+    return Run.at(tmp_path / "run")
+
+
+def improved(run: Run, kind: type[nn.Module] = SmallNet, **options: Any) -> Improved:
+    settings: dict[str, Any] = {"budget": BUDGET, "images": 48, "batch_images": 20, "settings": QUICK, **options}
+    return improve(run, IMAGES, model=build(kind), **settings)
+
+
+def loss_by_surgery(run: Run, kind: type[nn.Module], keep: dict[str, tuple[int, ...]]) -> float:
+    """Cut the channels out for good, run both networks over the images, and compare by the definition."""
+    captured, model, statistics = read_captured(run), build(kind), Statistics(run)
+    order = torch.randperm(len(IMAGES), generator=torch.Generator().manual_seed(captured.manifest["data"]["seed"]))
+    images = IMAGES[order[40:]][:48]
+    weights = {
+        layer: LayerRefits.of(geometry, statistics[layer]).at(kept)
+        for layer, kept in kept_inputs(captured.graph, keep).items()
+        if len(kept) < (geometry := captured.graph.layers[layer]).in_channels
+    }
+    smaller = prune(with_weights(model, weights), captured.graph, {name: list(own) for name, own in keep.items()})
+    with torch.no_grad():
+        wanted, given = (net(images).double() for net in (model, smaller))
+    p, q = wanted.softmax(1), given.softmax(1)
+    return float((p * (p / q).log()).sum(1).mean())
+
+
+def test_losses_are_those_of_really_cut_networks(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    """Of the plan that was begun with, of the best, and of looks beside plans, on every kind of network."""
+    path, kind = finished
+    shutil.copytree(path, tmp_path / "run")
+    run, benches = Run.at(tmp_path / "run"), list[Bench]()
+    begun = solve(run, budget=BUDGET, settings=QUICK).plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "__post_init__", _noting(Bench.__post_init__, benches))
+        found = improved(run, kind)
+    plan = found.solution.plan
+    assert found.losses[0] == pytest.approx(loss_by_surgery(run, kind, begun.keep), rel=1e-4)
+    assert found.losses[-1] == plan.measured_loss == pytest.approx(loss_by_surgery(run, kind, plan.keep), rel=1e-4)
+    assert all(after < before for before, after in zip(found.losses, found.losses[1:], strict=False))
+    assert plan.costs.parameters <= 0.35 * plan.original_costs.parameters
+    assert read_solution(run) == found.solution
+    (bench,) = benches
+    assert bench.looks == len(bench.losses) == found.looks > 2
+    names = sorted(bench.fronts)
+    for counts, loss in list(bench.losses.items())[::3]:
+        supports = {name: bench.fronts[name].front.supports[k] for name, k in zip(names, counts, strict=True)}
+        keep = {name: tuple(support.tolist()) for name, support in supports.items()}
+        assert loss == pytest.approx(loss_by_surgery(run, kind, keep), rel=1e-4, abs=1e-9)
+
+
+def _noting(original: Any, benches: list[Bench]) -> Any:
+    def noting(self: Bench) -> None:
+        original(self)
+        benches.append(self)
+
+    return noting
+
+
+def test_a_trained_network_gains_where_most_channels_go(tmp_path: Path) -> None:
+    """LeNet at 95 % sparsity: the groups' errors meet, and their sum is a poor prediction of the whole."""
+    run, model, data = Run.at(tmp_path / "run"), trained_lenet(), mnist.calibration()
+    settings = CaptureSettings(sink="statistics", batch_images=100, folds=4)
+    capture(model, data, run, images=400, settings=settings)
+    accumulate(run, executor="serial")
+    find_fronts(run, read_captured(run), QUICK)
+    measure_sensitivities(run, data, model=model, images=128)
+    found = improve(run, data, model=model, budget="sparsity=0.95", images=128, settings=QUICK)
+    assert found.losses[-1] < 0.9 * found.losses[0]
+    assert found.solution.plan.sparsity >= 0.95
+
+
+def test_a_second_call_measures_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = improved(run)
+
+    def refusing(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Bench, "_measure", refusing)
+    again = improved(run)
+    assert (again.solution, again.losses, again.looks) == (first.solution, first.losses, 0)
+    with pytest.raises(AssertionError):
+        improved(run, images=47)
+
+
+def test_a_killed_call_goes_on(run: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(small, tmp_path / "undisturbed")
+    undisturbed = improved(Run.at(tmp_path / "undisturbed"))
+    original, calls = Bench._measure, [0]
+
+    def dying(*arguments: Any) -> None:
+        calls[0] += 1
+        if calls[0] > 2:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "_measure", dying)
+        with pytest.raises(KeyboardInterrupt):
+            improved(run)
+    found = improved(run)
+    assert (found.solution, found.losses) == (undisturbed.solution, undisturbed.losses)
+    assert 0 < found.looks < undisturbed.looks
+
+
+def test_constraints_hold(run: Run) -> None:
+    constraints = Constraints(round_to=2, min_channels=2, keep={"conv1": (1,)}, leave=("fc2",))
+    plan = improved(run, constraints=constraints, budget="macs=0.5").solution.plan
+    assert all(count % 2 == 0 or count == plan.sizes[name] for name, count in plan.counts.items())
+    assert 1 in plan.keep["conv1"]
+    assert "fc1" not in plan.counts or plan.counts["fc1"] == plan.sizes["fc1"]
+    assert plan.costs.macs <= 0.5 * plan.original_costs.macs
+
+
+def test_what_cannot_be_improved_is_refused(run: Run) -> None:
+    before = run.documents.read_json("solution/solution.json")
+    with pytest.raises(UsageError, match="bounds a loss"):
+        improved(run, budget="max-error=0.1")
+    with pytest.raises(UsageError, match="Nothing can be improved"):
+        improved(run, rounds=0)
+    assert run.documents.read_json("solution/solution.json") == before
+
+
+def test_damaged_losses_are_refused(run: Run) -> None:
+    improved(run)
+    (name,) = [name for name in run.documents.names("solution/measured") if name != "zarr.json"]
+    run.documents.write_json(f"solution/measured/{name}", {"losses": [[1, 2, 3]]})
+    with pytest.raises(CorruptDataError, match="not readable"):
+        improved(run)
+
+
+def test_too_few_images_are_told(run: Run) -> None:
+    events: list[Event] = []
+    improved(run, images=60, on_event=events.append)
+    assert any(isinstance(event, Notice) and "too few unseen" in event.message for event in events)
+
+
+def test_prune_improves(tmp_path: Path) -> None:
+    """Its plan is the one that `improve` finds on the same run."""
+    model = build(SmallNet)
+    result = ss.prune(
+        model, IMAGES, budget=BUDGET, run=tmp_path / "run", images=40, improve_rounds=3, stages=1,
+        capture_settings=CaptureSettings("float32", batch_images=10), solve_settings=QUICK,
+    )  # fmt: skip
+    assert result.solution.plan.measured_loss is not None
+    again = improve(tmp_path / "run", IMAGES, model=model, budget=BUDGET, settings=QUICK, rounds=3)
+    assert again.looks == 0
+    assert again.solution.plan == result.solution.plan
+
+
+def test_looks_are_a_step_away_or_at_the_end() -> None:
+    allowed = {"a": np.arange(1, 11), "b": np.array([4, 8, 16]), "c": np.array([3])}
+    assert _looks({"a": 10, "b": 8, "c": 3}, 0.3, allowed) == [("a", 7), ("b", 4), ("b", 16)]
+    assert _looks({"a": 1, "b": 16, "c": 3}, 0.9, allowed) == [("a", 2), ("b", 4)]
+
+
+def test_a_fitted_curve_meets_what_was_measured() -> None:
+    """Relative to the plan; what does not help is flat."""
+    predicted = np.array([9.0, 5.0, 3.0, 2.0, 1.0, 0.0])
+    curve = _fitted(predicted, "a", 3, 0.5, {("a", 2): 0.8, ("a", 4): 0.4, ("b", 1): 7.0})
+    np.testing.assert_allclose(curve - curve[3], [2.1, 0.9, 0.3, 0.0, -0.1, -0.2])
+    assert curve.min() == 0
+    useless = _fitted(predicted, "a", 3, 0.5, {("a", 2): 0.8, ("a", 4): 0.6})
+    np.testing.assert_allclose(useless, [2.1, 0.9, 0.3, 0.0, 0.0, 0.0])
