@@ -15,7 +15,7 @@ from streamsparse.report.plots_errors import error_figures
 from streamsparse.report.plots_figure import Figure
 from streamsparse.report.plots_groups import path_figures, sensitivity_figures
 from streamsparse.report.plots_layers import architecture_figures, sample_figures
-from streamsparse.report.plots_method import convergence_figures, sparsification_figures
+from streamsparse.report.plots_method import method_figures
 from streamsparse.report.plots_network import pareto_figures
 from streamsparse.report.plots_stages import stage_figures
 from streamsparse.report.theme import THEMES
@@ -33,8 +33,7 @@ def figures(facts: Facts) -> list[Figure]:
         *error_figures(facts),
         *path_figures(facts),
         *sensitivity_figures(facts),
-        *convergence_figures(facts),
-        *sparsification_figures(facts),
+        *method_figures(facts),
         *sample_figures(facts),
         *stage_figures(facts),
     ]

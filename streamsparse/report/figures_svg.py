@@ -41,6 +41,10 @@ def write_figure(figure: Figure, path: Path, theme: Theme, picture_format: str) 
 def standalone_svg(figure: Figure, theme: Theme = THEMES["light"]) -> str:
     """An SVG document with its title in the picture and its text as text."""
     root = _svg(figure, theme, titled=True)
+    title = ElementTree.Element("title", {"id": f"{figure.name}-title"})
+    title.text = printable(figure.title)
+    root.insert(0, title)
+    root.set("aria-labelledby", title.attrib["id"])
     root.set("xmlns", "http://www.w3.org/2000/svg")
     root.set("style", f"font-family: {_FONTS}; background: {theme.paper}")
     paper = ElementTree.Element("rect", {"width": "100%", "height": "100%", "fill": theme.paper})
@@ -51,6 +55,7 @@ def standalone_svg(figure: Figure, theme: Theme = THEMES["light"]) -> str:
 def inline_svg(figure: Figure) -> str:
     """The picture for an HTML page, without title: colours are CSS variables, ids begin with the figure's name."""
     root = _svg(figure, VARIABLES, titled=False)
+    root.set("aria-label", printable(figure.title))  # a title element would hover over the whole picture
     return with_variables(ElementTree.tostring(root, encoding="unicode"))
 
 
@@ -104,9 +109,8 @@ def _svg(figure: Figure, theme: Theme, *, titled: bool) -> ElementTree.Element:
         _plain(element)
     kept = [child for child in source if child.tag != "metadata" and not _is_style(child)]
     root = ElementTree.Element("svg", {"viewBox": source.get("viewBox", ""), "role": "img"})
-    for tag, words in (("title", figure.title), ("desc", figure.alt)):
-        ElementTree.SubElement(root, tag, {"id": f"{figure.name}-{tag}"}).text = printable(words)
-    root.set("aria-labelledby", f"{figure.name}-title {figure.name}-desc")
+    ElementTree.SubElement(root, "desc", {"id": f"{figure.name}-desc"}).text = printable(figure.alt)
+    root.set("aria-describedby", f"{figure.name}-desc")
     root.extend(kept)
     _rename_ids(root, figure.name)
     return root

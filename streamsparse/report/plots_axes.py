@@ -9,6 +9,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.figure import Figure as Canvas
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -45,9 +46,17 @@ def headed(axes: Axes, theme: Theme, title: str) -> None:
     axes.set_title(drawable(title), loc="left", color=theme.ink, fontsize=TEXT, fontweight="bold", pad=6)
 
 
-def legend(axes: Axes, theme: Theme) -> None:
-    """Names of the series, in ink."""
-    axes.legend(loc="upper right", frameon=False, fontsize=SMALL, labelcolor=theme.ink, handlelength=2.4)
+def legend(canvas: Canvas, theme: Theme, columns: int) -> None:
+    """Names of the series, in ink, under the axes, where no curve crosses them."""
+    canvas.legend(
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=theme.ink,
+        handlelength=2.4,
+        columnspacing=1.6,
+    )
 
 
 def plain_axis(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from statistics import median
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from streamsparse.report.facts import Facts
 from streamsparse.report.plots_axes import SMALL, drawable, log_axis, log_range, percent_tick, styled, tip
 from streamsparse.report.plots_figure import HALF, Figure
+from streamsparse.report.plots_rows import Row, draw_dots, pagefuls
 from streamsparse.report.theme import Theme
 from streamsparse.report.wording import known, number, percent
 
@@ -22,11 +24,13 @@ Pair = tuple[str, float, float]
 
 
 def error_figures(facts: Facts) -> list[Figure]:
-    """A dot per layer, where both errors are known and positive."""
+    """A dot per layer that lost inputs, where both errors are known and positive; others have round-off alone."""
     pairs = [
         (layer.report.layer, layer.report.held_out_error, layer.measured_error)
         for layer in facts.layers
-        if layer.report.held_out_error is not None and layer.measured_error is not None
+        if layer.report.held_out_error is not None
+        and layer.measured_error is not None
+        and layer.report.inputs_kept < layer.report.inputs
     ]
     shown: list[Pair] = [pair for pair in pairs if known(pair[1]) and known(pair[2]) and min(pair[1:]) > 0]
     if not shown:
@@ -40,14 +44,41 @@ def error_figures(facts: Facts) -> list[Figure]:
         f"predicted. Furthest: {layer}, predicted {percent(predicted)}, measured {percent(measured)}."
     )
     caption = (
-        "Each dot is a layer: across, the held-out relative error that the statistics predict for it alone; up, "
-        "the "
-        "relative error of its output in the pruned network on the images of evaluation, where errors of the "
-        "layers "
-        "before add up. On the line both are equal; between the dotted lines they differ by less than a factor of "
-        f"{number(_CLOSE)}."
+        "Each dot is a layer that lost inputs: across, the held-out relative error that the statistics predict "
+        "for it alone; up, the relative error of its output in the pruned network on the images of evaluation, "
+        "where errors of the layers before add up. On the line both are equal; between the dotted lines they "
+        f"differ by less than a factor of {number(_CLOSE)}."
     )
-    return [Figure("errors", title, alt, caption, partial(_draw, pairs=shown), (HALF, 4.4), "errors")]
+    scatter = Figure("errors", title, alt, caption, partial(_draw, pairs=shown), (HALF, 4.4), "errors")
+    return [scatter, *_by_layer(shown)]
+
+
+def _by_layer(pairs: Sequence[Pair]) -> list[Figure]:
+    """Both errors of every layer on a line."""
+    worst = max(pairs, key=lambda pair: pair[2])
+    title = f"{worst[0]} has the largest measured error: {percent(worst[2])}"
+    caption = "Square: predicted from the statistics. Dot: measured in the pruned network. Layers that lost inputs."
+    pages = pagefuls(pairs)
+    limits = log_range([error for pair in pairs for error in pair[1:]])
+    found = []
+    for place, page in enumerate(pages, start=1):
+        part = f"-{place}" if len(pages) > 1 else ""
+        alt = "; ".join(f"{name}: predicted {percent(one)}, measured {percent(other)}" for name, one, other in page)
+        draw = partial(_draw_by_layer, pairs=page, limits=limits)
+        size = (HALF, 0.75 + 0.2 * len(page))
+        found.append(Figure(f"layer-errors{part}", title, f"{alt}.", caption, draw, size, "errors"))
+    return found
+
+
+def _draw_by_layer(canvas: Canvas, theme: Theme, *, pairs: Sequence[Pair], limits: tuple[float, float]) -> None:
+    rows = [Row(name, None, None, percent(measured), "") for name, _, measured in pairs]
+    draw_dots(canvas, theme, rows, axis="relative error", limits=limits, words=percent_tick)
+    axes = canvas.axes[0]
+    for place, (name, predicted, measured) in enumerate(pairs):
+        words = tip(f"{name}: predicted {percent(predicted)}, measured {percent(measured)}")
+        axes.plot([predicted, measured], [place, place], color=theme.edge, linewidth=1.2)
+        axes.plot(predicted, place, "s", color=theme.paper, markeredgecolor=theme.orange, markersize=5.5, gid=words)
+        axes.plot(measured, place, "o", color=theme.blue, markersize=5, gid=words)
 
 
 def _distance(pair: Pair) -> float:

@@ -14,6 +14,7 @@ from streamsparse.report.plots_axes import (
     drawable,
     floored,
     headed,
+    legend,
     log_axis,
     log_range,
     percent_tick,
@@ -29,8 +30,14 @@ PANELS = 18
 """Most panels of one figure: more would not fit a printed page."""
 
 _COLUMNS = 3
+_SMALLEST_ERROR = 1e-5  # what lies below is round-off and ridge
 _MARKERS_AT_MOST = 36
-_STYLES = {"entropic": ("o", "blue"), "elimination": ("s", "orange"), "exchange": ("^", "green")}
+_STYLES = {
+    "entropic": ("o", "blue"),
+    "elimination": ("s", "orange"),
+    "exchange": ("^", "green"),
+    "trivial": (".", "muted"),  # all channels, or none
+}
 _FURTHER = (("D", "purple"), ("v", "blue"), ("P", "orange"), ("X", "green"), ("*", "purple"))
 
 DrawPanel = Callable[[Axes, GroupFacts], None]
@@ -42,7 +49,7 @@ def path_figures(facts: Facts) -> list[Figure]:
     if not groups:
         return []
     shown = _worth_showing(groups)
-    chosen = [(group.name, _chosen_error(group)) for group in groups]
+    chosen = [(group.name, _chosen_error(group)) for group in groups if len(group.kept) < group.size]
     errors = [(name, error) for name, error in chosen if error is not None]
     title = "Best error for every number of channels"
     if errors:
@@ -56,8 +63,8 @@ def path_figures(facts: Facts) -> list[Figure]:
     )
     caption = (
         "Relative error of a group's consumers against channels kept. Markers: held-out error of the best "
-        "support, "
-        f"by the method that found it ({', '.join(found_by)}); thin line: training error; dashed: the chosen count."
+        f"support, by the method that found it ({', '.join(found_by)}); thin line: training error; dashed: the "
+        f"chosen count. Errors below {percent(_SMALLEST_ERROR)} lie on the axis."
     ) + _left_out(groups, shown)
     draw = partial(_draw_paths, groups=shown, methods=found_by)
     return [Figure("paths", title, alt + ".", caption, draw, _size(shown), "paths")]
@@ -78,9 +85,8 @@ def sensitivity_figures(facts: Facts) -> list[Figure]:
     )
     caption = (
         f"Loss of the network ({facts.loss_unit}) with one group alone cut and its consumers re-estimated, "
-        "against the "
-        "fraction of channels kept; grey: the other groups; dashed: the chosen count. A loss of zero lies on the "
-        "axis."
+        "against the fraction of channels kept; grey: the other groups; dashed: the chosen count. A loss of "
+        "zero lies on the axis."
     ) + _left_out(groups, shown)
     draw = partial(_draw_sensitivity, groups=shown, unit=facts.loss_unit)
     return [Figure("sensitivity", title, alt + ".", caption, draw, _size(shown), "paths")]
@@ -159,7 +165,8 @@ def _panels(canvas: Canvas, theme: Theme, groups: Sequence[GroupFacts], x: str, 
 
 
 def _draw_paths(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], methods: Sequence[str]) -> None:
-    limits = log_range(_error(point) for group in groups for point in group.front)
+    low, high = log_range(_error(point) for group in groups for point in group.front if point.kept < group.size)
+    limits = max(low, min(_SMALLEST_ERROR, high / 10)), high
 
     def panel(axes: Axes, group: GroupFacts) -> None:
         log_axis(axes, "y", limits, percent_tick)
@@ -174,7 +181,7 @@ def _draw_paths(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], m
             point = group.front[place]
             if _error(point) > 0:
                 marker, colour = _style(point.method, methods, theme)
-                axes.plot(point.kept, _error(point), marker, color=colour, markersize=3.6)
+                axes.plot(point.kept, max(_error(point), limits[0]), marker, color=colour, markersize=3.6)
 
     _panels(canvas, theme, groups, "channels kept", panel)
     _name_methods(canvas, theme, methods)
@@ -187,9 +194,7 @@ def _name_methods(canvas: Canvas, theme: Theme, methods: Sequence[str]) -> None:
         axes.plot([], [], marker, color=colour, markersize=5, label=drawable(method, 24))
     axes.plot([], [], color=theme.muted, linewidth=0.8, label="training error")
     axes.plot([], [], color=theme.purple, linewidth=1.1, linestyle="--", label="chosen")
-    canvas.legend(
-        loc="outside lower left", ncols=len(methods) + 2, frameon=False, fontsize=SMALL, labelcolor=theme.ink
-    )
+    legend(canvas, theme, len(methods) + 2)
 
 
 def _draw_sensitivity(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], unit: str) -> None:

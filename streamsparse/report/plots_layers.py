@@ -103,9 +103,8 @@ def _conditions(layers: Sequence[LayerFacts]) -> list[Figure]:
     title = f"The worst conditioned inputs are those of {worst.report.layer}: {number(largest)}"
     caption = (
         "Largest over smallest eigenvalue (above round-off) of the Gram matrix of each layer's standardised "
-        "inputs. "
-        "Beyond 10⁷ single precision would lose every digit; double precision and the ridge keep the solution "
-        "stable."
+        "inputs. Beyond 10⁷ single precision would lose every digit; double precision and the ridge keep the "
+        "solution stable."
     )
     if deficient:
         caption += f" Rank is below the number of features in {len(deficient)} of {len(found)} layers."
@@ -131,8 +130,8 @@ def _patches(layers: Sequence[LayerFacts]) -> list[Figure]:
     fewest, least = min(found, key=lambda item: item[1])
     title = f"Every layer has at least {number(least)} patches per feature ({fewest.report.layer} has fewest)"
     caption = (
-        "Rows over columns of each layer's regression. Below 1, the sample alone does not determine the weights; "
-        "patches of one image resemble each other, so that many per feature are better."
+        "Rows over columns of each layer's regression. Below 1, the sample alone does not determine the "
+        "weights; patches of one image resemble each other, so that many per feature are better."
     )
     kind = _Kind("patches", title, "Patches per feature", caption, "sample")
     return _dot_figures(kind, rows, "patches per feature", mark=(1.0, "as many patches as features"))
@@ -148,13 +147,12 @@ def _excess(layers: Sequence[LayerFacts]) -> list[Figure]:
     ]
     worst, largest = max(found, key=lambda item: item[1])
     title = (
-        f"Held-out errors exceed training errors by {percent(median(value for _, value in found))} in the median, "
-        f"most in {worst.report.layer}: {percent(largest)}"
+        f"Held-out errors exceed training errors by {percent(median(value for _, value in found))} in the "
+        f"median, most in {worst.report.layer}: {percent(largest)}"
     )
     caption = (
         "Held-out over training error at the chosen count, minus 1. Near 0, more calibration images would not "
-        "help; "
-        "a large excess says that they would."
+        "help; a large excess says that they would."
     )
     kind = _Kind("excess", title, "Held-out over training error, minus 1", caption, "sample")
     return _bar_figures(kind, rows, "held-out over training error − 1", percent_tick)

@@ -31,18 +31,15 @@ WALKS = 12
 _DECADES_OF_W = 4.0
 
 
-def convergence_figures(facts: Facts) -> list[Figure]:
-    """What is left of L above its lowest value, iteration by iteration, plain and accelerated."""
-    return [
-        _convergence(place, walk)
-        for place, walk in enumerate(facts.walks[:WALKS])
-        if len(_finite(walk.losses)) > 1 or len(_finite(walk.accelerated_losses)) > 1
-    ]
-
-
-def sparsification_figures(facts: Facts) -> list[Figure]:
-    """w of every channel along the walk in (ε_L2, ε_H), and how many are left."""
-    return [_sparsification(place, walk) for place, walk in enumerate(facts.walks[:WALKS]) if len(walk.steps) > 1]
+def method_figures(facts: Facts) -> list[Figure]:
+    """Of every walk: what is left of L in the alternation, plain and accelerated, and w along the path."""
+    found = []
+    for place, walk in enumerate(facts.walks[:WALKS]):
+        if max(len(_finite(walk.losses)), len(_finite(walk.accelerated_losses))) > 1:
+            found.append(_convergence(place, walk))
+        if len(walk.steps) > 1:
+            found.append(_sparsification(place, walk))
+    return found
 
 
 def _finite(losses: Sequence[float]) -> list[float]:
@@ -51,20 +48,19 @@ def _finite(losses: Sequence[float]) -> list[float]:
 
 def _convergence(place: int, walk: Walk) -> Figure:
     plain, accelerated = _finite(walk.losses), _finite(walk.accelerated_losses)
-    title = f"{walk.group}: the alternation converges in {count(len(plain))} iterations"
+    title = f"{walk.group}: the alternation stops after {count(max(len(plain), len(accelerated)))} iterations"
     if plain and accelerated:
         ours, theirs = count(len(accelerated)), count(len(plain))
-        title = f"{walk.group}: {ours} accelerated iterations where plain ones take {theirs}"
+        title = f"{walk.group}: accelerated, the alternation stops after {ours} iterations; plain, after {theirs}"
     ends = [
         f"{name}: {count(len(losses))} iterations from {number(losses[0])} to {number(losses[-1])}"
         for name, losses in (("plain", plain), ("accelerated", accelerated))
         if losses
     ]
     caption = (
-        f"L(w, Λ) above the lowest value that either run reached, at ε_L2 = {number(walk.eps_l2)} and ε_H = "
-        f"{number(walk.eps_h)}, from w uniform. Every iteration lowers L. A curve that ends high was stopped "
-        "there, or "
-        "found another minimum."
+        f"L(w, Λ) of each run above its own last value, from uniform w, at ε_L2 = {number(walk.eps_l2)} and ε_H "
+        f"= {number(walk.eps_h)}. Every iteration lowers L. The two may end in different minima: the legend says "
+        "where. A run that was cut short before it converged bends down at its end."
     )
     draw = partial(_draw_convergence, series=(plain, accelerated))
     alt = f"Loss falling over iterations. {'; '.join(ends)}."
@@ -73,12 +69,9 @@ def _convergence(place: int, walk: Walk) -> Figure:
 
 
 def _draw_convergence(canvas: Canvas, theme: Theme, *, series: tuple[list[float], list[float]]) -> None:
-    axes = styled(canvas.subplots(), theme, x="iteration", y="L above its lowest value")
+    axes = styled(canvas.subplots(), theme, x="iteration", y="L above its last value")
     plain, accelerated = series
-    lowest = min(plain + accelerated)
-    left = [[loss - lowest for loss in losses] for losses in series]
-    round_off = 4 * float(np.finfo(np.float64).eps) * max(abs(lowest), 1e-300)
-    shown = [[(step, gap) for step, gap in enumerate(gaps, start=1) if gap > round_off] for gaps in left]
+    shown = [_gaps(losses) for losses in series]
     low, high = log_range([gap for points in shown for _, gap in points])
     log_axis(axes, "y", (low, high))
     longest = max(len(plain), len(accelerated))
@@ -88,15 +81,22 @@ def _draw_convergence(canvas: Canvas, theme: Theme, *, series: tuple[list[float]
         axes.set_xlim(0, longest + 1)
         plain_axis(axes.xaxis, compact, integer=True)
     styles = (("plain", theme.orange, "--", "s"), ("accelerated", theme.blue, "-", "o"))
-    for points, (name, colour, line, marker) in zip(shown, styles, strict=True):
+    for losses, points, (name, colour, line, marker) in zip(series, shown, styles, strict=True):
         if points:
+            name = f"{name}, to {losses[-1]:.5g}"
             steps, gaps = zip(*points, strict=True)
             axes.plot(
                 steps, gaps, color=colour, linestyle=line, linewidth=1.6, label=name, marker=marker, markersize=4,
                 markevery=[len(points) - 1],
             )  # fmt: skip
     if any(shown):
-        legend(axes, theme)
+        legend(canvas, theme, 2)
+
+
+def _gaps(losses: list[float]) -> list[tuple[int, float]]:
+    """(iteration, loss above the last one), while that is more than round-off."""
+    round_off = 4 * float(np.finfo(np.float64).eps) * max((abs(loss) for loss in losses), default=0.0)
+    return [(step, loss - losses[-1]) for step, loss in enumerate(losses, start=1) if loss - losses[-1] > round_off]
 
 
 def _sparsification(place: int, walk: Walk) -> Figure:
@@ -105,13 +105,12 @@ def _sparsification(place: int, walk: Walk) -> Figure:
     title = f"{walk.group}: from {first} to {last} of {channels} channels in {len(walk.steps)} steps"
     alt = (
         f"Heat map of w, {channels} channels by {len(walk.steps)} steps, above curves of the channels left and "
-        "of both "
-        f"ε. Channels with w above zero: {first} at first, {last} at last."
+        f"of both ε. Channels with w above zero: {first} at first, {last} at last."
     )
     caption = (
         "Each line is a channel, in the order in which they leave; the darker, the larger its w (logarithmic, "
-        "over "
-        f"{_DECADES_OF_W:.0f} decades); blank: it has left. Below: channels with w > 0, and the ε of each step."
+        f"over {_DECADES_OF_W:.0f} decades); blank: it has left. Below: channels with w > 0, and the ε of each "
+        "step."
     )
     draw = partial(_draw_sparsification, walk=walk)
     name = f"sparsification-{place + 1}-{slug(walk.group)}"

@@ -58,8 +58,7 @@ def _pareto(facts: Facts, points: list[NetworkPoint], cost: _Cost) -> Figure:
     title = f"Predicted loss against {cost.words}"
     alt = (
         f"Curve of {len(points)} networks: from {compact(cost.of(smallest.costs))} {cost.words} at a predicted "
-        "loss of "
-        f"{number(smallest.predicted_loss)} {facts.loss_unit} to {compact(cost.of(largest.costs))} at "
+        f"loss of {number(smallest.predicted_loss)} {facts.loss_unit} to {compact(cost.of(largest.costs))} at "
         f"{number(largest.predicted_loss)}."
     )
     if chosen is not None:
@@ -70,8 +69,7 @@ def _pareto(facts: Facts, points: list[NetworkPoint], cost: _Cost) -> Figure:
     alt += f" The original has {compact(cost.of(facts.original))}."
     caption = (
         "Every dot is a network that a budget can ask for; lower and further left is better. The loss is "
-        "predicted "
-        f"from statistics alone, in {facts.loss_unit}."
+        f"predicted from statistics alone, in {facts.loss_unit}."
     )
     draw = partial(_draw_pareto, facts=facts, points=points, chosen=chosen, cost=cost)
     return Figure(f"pareto-{cost.key}", title, alt, caption, draw, (HALF, 3.4), "network")
@@ -118,31 +116,28 @@ def _draw_pareto(
         axes.plot(
             costs[index], heights[index], "o", color=theme.blue, markersize=2.6, clip_on=False, gid=tip(words)
         )
-    _mark(axes, theme, (original, floor), "D", theme.muted, "original", (-6, 7), "right")
+    _mark(axes, theme, (original, floor), ("D", theme.muted), "original")
     if chosen is not None:
-        place = (max(float(cost.of(chosen.costs)), axes.get_xlim()[0]), max(chosen.predicted_loss, floor))
+        across = max(float(cost.of(chosen.costs)), axes.get_xlim()[0])
         words = f"chosen: {compact(cost.of(chosen.costs))}, {number(chosen.predicted_loss)}"
-        _mark(axes, theme, place, "o", theme.orange, words, (9, 7), "left")
-        _mark_measured(axes, theme, facts, place, floor)
+        _mark(axes, theme, (across, max(chosen.predicted_loss, floor)), ("o", theme.orange), words)
+        measured = _measured_loss(facts)
+        if measured is not None:
+            _mark(axes, theme, (across, max(measured, floor)), ("X", theme.green), f"measured: {number(measured)}")
 
 
-def _mark(
-    axes: Axes,
-    theme: Theme,
-    place: tuple[float, float],
-    marker: str,
-    colour: str,
-    words: str,
-    offset: tuple[float, float],
-    side: str,
-) -> None:
+def _mark(axes: Axes, theme: Theme, place: tuple[float, float], look: tuple[str, str], words: str) -> None:
+    """An outlined marker with its name: at the right of it, or left and below near the right edge."""
+    marker, colour = look
     axes.plot(*place, marker, color="none", markeredgecolor=colour, markersize=9, markeredgewidth=2, clip_on=False)
+    across, up = axes.transAxes.inverted().transform(axes.transData.transform(place))
+    right = across > 0.5
     label = axes.annotate(
         words,
         place,
-        offset,
+        (-9 if right else 9, (5 if up < 0.1 else -10) if right else 6),
         textcoords="offset points",
-        ha=side,
+        ha="right" if right else "left",
         color=theme.ink,
         fontsize=SMALL,
         fontweight="bold",
@@ -157,15 +152,6 @@ def _measured_loss(facts: Facts) -> float | None:
     if newest is None or not facts.loss_unit.startswith("nats") or not known(newest.divergence):
         return None
     return newest.divergence if newest.costs in (None, facts.pruned) else None
-
-
-def _mark_measured(axes: Axes, theme: Theme, facts: Facts, chosen: tuple[float, float], floor: float) -> None:
-    loss = _measured_loss(facts)
-    if loss is None:
-        return
-    place = (chosen[0], max(loss, floor))
-    below = loss < chosen[1]
-    _mark(axes, theme, place, "X", theme.green, f"measured: {number(loss)}", (9, -12 if below else 14), "left")
 
 
 def _loss_axis(axes: Axes, losses: list[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from matplotlib.figure import Figure as Canvas
 
@@ -16,6 +17,7 @@ PAGEFUL = 60
 """Lines in one figure: more would not fit a printed page."""
 
 _LETTERS = 30
+_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def rows_size(rows: Sequence[Row]) -> tuple[float, float]:
     return HALF, 0.75 + 0.2 * len(rows)
 
 
-def pagefuls(rows: Sequence[Row]) -> list[tuple[Row, ...]]:
+def pagefuls(rows: Sequence[_Line]) -> list[tuple[_Line, ...]]:
     """The rows in equal parts of at most `PAGEFUL`."""
     parts = -(-len(rows) // PAGEFUL)
     length = -(-len(rows) // max(parts, 1))
@@ -77,11 +79,12 @@ def draw_dots(
     axis: str,
     limits: tuple[float, float] | None = None,
     mark: tuple[float, str] | None = None,
+    words: Callable[[float], str] = number,
 ) -> None:
     """Dots on a logarithmic axis; `mark` is a vertical line with its name."""
     axes = styled(canvas.subplots(), theme, x=axis, y="")
     low, high = limits or log_range(row.value for row in rows)
-    log_axis(axes, "x", (low, high))
+    log_axis(axes, "x", (low, high), words)
     for place, row in enumerate(rows):
         if row.value is not None and known(row.value):
             value = min(max(row.value, low), high)

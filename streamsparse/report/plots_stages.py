@@ -25,7 +25,7 @@ def stage_figures(facts: Facts) -> list[Figure]:
             Row(s.stage, s.seconds, None, duration(s.seconds), f"{s.stage}: {duration(s.seconds)}") for s in timed
         )
         share = percent(longest.seconds / total) if total > 0 else "all"
-        title = f"{longest.stage} takes {share} of {duration(total)}"
+        title = f"Of {duration(total)}, {longest.stage} takes {share}"
         found.append(_stage_bars("seconds", title, "Wall time of the last run of each stage.", rows, duration))
     measured = [stage for stage in facts.stages if stage.peak_bytes is not None]
     if measured:

@@ -36,13 +36,14 @@ def test_a_whole_run_has_every_figure() -> None:
         "layer-parameters",
         "layer-macs",
         "errors",
+        "layer-errors",
         "paths",
         "sensitivity",
         "convergence-1-conv1",
-        "convergence-2-conv2",
-        "convergence-3-fc1",
         "sparsification-1-conv1",
+        "convergence-2-conv2",
         "sparsification-2-conv2",
+        "convergence-3-fc1",
         "sparsification-3-fc1",
         "condition",
         "patches",
@@ -94,7 +95,10 @@ def test_titles_and_alternatives_say_the_numbers() -> None:
     assert "9 of 20 output channels stay" in said["channels"].alt
     assert "61 of 500" in said["channels"].title
     assert "94.2 % fewer parameters" in said["pareto-parameters"].title
-    assert "45 accelerated iterations where plain ones take 600" in said["convergence-1-conv1"].title
+    assert (
+        "accelerated, the alternation stops after 45 iterations; plain, after 600"
+        in said["convergence-1-conv1"].title
+    )
     assert "capture: 41.2 s" in said["stages-seconds"].alt
 
 
