@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "reporting",
     ),
     ("run",),
-    ("service", "client"),
+    ("service", "downloading", "client"),
     ("cli",),
 )
 # Within a layer, who may look at whom.
@@ -44,6 +44,7 @@ WITHIN_LAYER = {
     ("evaluation", "sequential"),
     ("sequential", "recalibration"),
     ("merging", "agreement"),
+    ("client", "downloading"),
     ("adaptive", "convergence"),
     ("reporting", "inspection"),
 }

@@ -15,6 +15,7 @@ from streamsparse.cli import (
     pruning,
     refitting,
     results,
+    serving,
     solving,
     timing,
 )
@@ -40,6 +41,8 @@ app.command("evaluate")(results.evaluate)
 app.command("latency")(timing.latency)
 app.command("inspect")(inspecting.inspect)
 app.command("merge")(merging.merge)
+app.command("serve")(serving.serve)
+app.command("download")(serving.download)
 
 
 def _print_version(wanted: bool) -> None:
