@@ -14,6 +14,7 @@ from streamsparse.cli import (
     merging,
     pruning,
     refitting,
+    reporting,
     results,
     serving,
     solving,
@@ -39,6 +40,7 @@ app.command("refit")(refitting.refit)
 app.command("write")(results.write)
 app.command("evaluate")(results.evaluate)
 app.command("latency")(timing.latency)
+app.command("report")(reporting.report)
 app.command("inspect")(inspecting.inspect)
 app.command("merge")(merging.merge)
 app.command("serve")(serving.serve)

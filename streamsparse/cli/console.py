@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -113,6 +113,13 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[tuple[obj
     Console().print(table)
 
 
+def print_renderables(renderables: Iterable[RenderableType]) -> None:
+    """Tables and the like on standard output, one after the other."""
+    console = Console()
+    for one in renderables:
+        console.print(one)
+
+
 def say(text: str) -> None:
     """A line of text on standard output."""
     typer.echo(text)
@@ -127,4 +134,13 @@ def size_text(count: float) -> str:
     raise AssertionError
 
 
-__all__ = ["OnEvent", "ProgressBars", "command", "print_json", "print_table", "say", "size_text"]
+__all__ = [
+    "OnEvent",
+    "ProgressBars",
+    "command",
+    "print_json",
+    "print_renderables",
+    "print_table",
+    "say",
+    "size_text",
+]
