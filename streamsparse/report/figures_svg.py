@@ -90,7 +90,7 @@ def _drawn(figure: Figure, theme: Theme, *, titled: bool) -> Canvas:
 
 def _wrapped(text: str, letters: int) -> list[str]:
     lines = [""]
-    for word in text.split():
+    for word in text.split(" "):
         if lines[-1] and len(lines[-1]) + 1 + len(word) > letters:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()

@@ -126,19 +126,14 @@ def contents() -> Html:
 def _figure(figure: Figure) -> Html:
     """The picture under its title; one that is wide scrolls in its own box on a narrow screen."""
     wide = figure.size[0] > 1.2 * HALF
-    picture = Html(inline_svg(figure))
+    drawing = Html(inline_svg(figure))
+    picture = element("div", drawing, class_="scroll")
+    if wide:  # what scrolls can be reached by keyboard
+        picture = element("div", drawing, class_="scroll", tabindex=0, role="region", aria_label=figure.title)
     return element(
-        "figure",
+        "div",
         element("h3", figure.title),
-        element(
-            "div",
-            picture,
-            class_="scroll",
-            tabindex=0 if wide else None,
-            role="region" if wide else None,
-            aria_label=figure.title if wide else None,
-        ),
-        element("figcaption", figure.caption),
+        element("figure", picture, element("figcaption", figure.caption)),
         id=f"figure-{figure.name}",
-        class_="wide" if wide else None,
+        class_="panel wide" if wide else "panel",
     )

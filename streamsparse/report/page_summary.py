@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamsparse.report.facts import Facts, Measured
 from streamsparse.report.page_html import Html, element, joined, with_code
-from streamsparse.report.wording import compact, count, duration, fewer, known, number, percent, size
+from streamsparse.report.wording import SPACE, compact, count, duration, fewer, known, number, percent, size
 
 
 def headline(facts: Facts) -> str:
@@ -73,8 +73,8 @@ def _measured_tiles(facts: Facts, own: Measured) -> list[Html]:
     on = f"on {count(own.images)} images" + (f" of {own.data}" if own.data else "")
     same = f"{percent(own.agreement)} of images keep their class"
     if known(own.original_accuracy) and known(own.pruned_accuracy):
-        accuracy = f"{100 * (own.pruned_accuracy or 0):.2f} %"
-        detail = f"was {100 * (own.original_accuracy or 0):.2f} %: {_points(own)}, {on}; {same}"
+        accuracy = f"{100 * (own.pruned_accuracy or 0):.2f}{SPACE}%"
+        detail = f"was {100 * (own.original_accuracy or 0):.2f}{SPACE}%: {_points(own)}, {on}; {same}"
         tiles = [_tile("Accuracy", accuracy, detail)]
     else:
         tiles = [_tile("Agreement", percent(own.agreement), f"of images keep their class, {on}")]

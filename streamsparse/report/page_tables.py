@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from streamsparse.report.facts import Facts, LayerFacts, Measured, NetworkPoint, StageFacts
 from streamsparse.report.page_html import Html, element, joined
-from streamsparse.report.wording import MISSING, count, duration, known, number, percent, size
+from streamsparse.report.wording import MISSING, SPACE, count, duration, known, number, percent, size
 
 Row = TypeVar("Row")
 
@@ -39,8 +39,8 @@ def layer_table(facts: Facts) -> Html:
         Column("Outputs", "original", lambda layer: layer.report.outputs),
         Column("Parameters", "after", lambda layer: layer.report.costs.parameters),
         Column("Parameters", "before", lambda layer: layer.report.original_costs.parameters),
-        Column("MACs per image", "after", lambda layer: layer.report.costs.macs),
-        Column("MACs per image", "before", lambda layer: layer.report.original_costs.macs),
+        Column("MACs", "per image, after", lambda layer: layer.report.costs.macs),
+        Column("MACs", "per image, before", lambda layer: layer.report.original_costs.macs),
         Column("Predicted error", "relative", lambda layer: layer.report.held_out_error, percent),
         Column("Measured error", "relative", lambda layer: layer.measured_error, percent),
     ]
@@ -107,6 +107,8 @@ def stage_table(facts: Facts) -> Html:
 
 def provenance_table(facts: Facts) -> Html:
     """What went in, in reading order."""
+    if not facts.provenance:
+        return Html("")
     rows = [
         element("tr", element("th", what, scope="row"), element("td", value, class_="long"))
         for what, value in facts.provenance
@@ -164,7 +166,7 @@ def _breakable(path: str) -> Html:
 
 
 def _accuracy(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.2f}{SPACE}%"
 
 
 def _timed_on(one: Measured) -> str:

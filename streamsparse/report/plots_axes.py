@@ -14,7 +14,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from streamsparse.report.theme import Theme
-from streamsparse.report.wording import known, number, percent, printable, shorten
+from streamsparse.report.wording import SPACE, known, number, percent, printable, shorten
 
 TEXT = 9.0
 """Points of ordinary text in a figure; `SMALL` of tick labels."""
@@ -102,7 +102,7 @@ def spans_decades(values: Iterable[float | None]) -> bool:
 
 def percent_tick(value: float) -> str:
     """A fraction as a tick label."""
-    return percent(value).replace(".0 %", " %")
+    return percent(value).replace(f".0{SPACE}%", f"{SPACE}%")
 
 
 def thinned(total: int, limit: int, always: Iterable[int] = ()) -> list[int]:

@@ -177,11 +177,12 @@ def _draw_paths(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], m
         axes.plot([point.kept for point in front], training, color=theme.muted, linewidth=0.8)
         axes.axvline(len(group.kept), color=theme.purple, linewidth=1.1, linestyle="--")
         always = [place for place, point in enumerate(group.front) if point.kept == len(group.kept)]
-        for place in thinned(len(group.front), _MARKERS_AT_MOST, always):
-            point = group.front[place]
-            if _error(point) > 0:
-                marker, colour = _style(point.method, methods, theme)
-                axes.plot(point.kept, max(_error(point), limits[0]), marker, color=colour, markersize=3.6)
+        shown = [group.front[place] for place in thinned(len(group.front), _MARKERS_AT_MOST, always)]
+        for method in methods:
+            found = [point for point in shown if point.method == method and _error(point) > 0]
+            marker, colour = _style(method, methods, theme)
+            heights = floored((_error(point) for point in found), limits[0])
+            axes.plot([point.kept for point in found], heights, marker, color=colour, markersize=3.6)
 
     _panels(canvas, theme, groups, "channels kept", panel)
     _name_methods(canvas, theme, methods)

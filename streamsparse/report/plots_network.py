@@ -27,6 +27,8 @@ from streamsparse.report.wording import compact, fewer, known, number
 from streamsparse.types import Costs
 
 _MARKERS_AT_MOST = 120
+_AXES_POINTS = 310
+"""Width of the axes, about: the layout is settled after the labels are."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _mark(axes: Axes, theme: Theme, place: tuple[float, float], look: tuple[str,
     marker, colour = look
     axes.plot(*place, marker, color="none", markeredgecolor=colour, markersize=9, markeredgewidth=2, clip_on=False)
     across, up = axes.transAxes.inverted().transform(axes.transData.transform(place))
-    right = across > 0.5
+    right = (1 - across) * _AXES_POINTS < 5.4 * len(words)  # a letter in bold takes about 5.4 points
     label = axes.annotate(
         words,
         place,

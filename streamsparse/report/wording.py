@@ -6,6 +6,8 @@ import math
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MISSING = "–"
+SPACE = "\u00a0"
+"""Between a number and its unit, which no line break may part."""
 
 
 def known(value: float | None) -> bool:
@@ -20,17 +22,17 @@ def count(value: float) -> str:
 
 def compact(value: float) -> str:
     """12345 → "12.3 k"; of parameters, multiply-accumulates, channels."""
-    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * factor:
-            return number(value / factor) + unit
+            return number(value / factor) + SPACE + unit
     return number(value)
 
 
 def size(value: float) -> str:
     """Bytes → "57.5 MB" (decimal units)."""
     if abs(value) < 999.5:
-        return f"{value:.0f} B"
-    return compact(value).replace(" k", " kB").replace(" M", " MB").replace(" G", " GB").replace(" T", " TB")
+        return f"{value:.0f}{SPACE}B"
+    return f"{compact(value)}B"
 
 
 def number(value: float) -> str:
@@ -59,10 +61,10 @@ def percent(fraction: float) -> str:
     if not math.isfinite(value):
         return MISSING
     if value == 0 or abs(value) >= 99.95:
-        return _minus(f"{_trimmed(f'{value:.2f}')} %")
+        return _minus(f"{_trimmed(f'{value:.2f}')}{SPACE}%")
     if abs(value) >= 1:
-        return _minus(f"{value:.1f} %")
-    return f"{number(float(f'{value:.2g}'))} %"
+        return _minus(f"{value:.1f}{SPACE}%")
+    return f"{number(float(f'{value:.2g}'))}{SPACE}%"
 
 
 def duration(seconds: float) -> str:
@@ -71,9 +73,10 @@ def duration(seconds: float) -> str:
         return MISSING
     for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (99.95, 1.0, "s")):
         if seconds < limit:
-            return f"{number(seconds * factor)} {unit}"
+            return f"{number(seconds * factor)}{SPACE}{unit}"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    whole = f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return whole.replace(" ", SPACE)
 
 
 def fewer(before: float, after: float) -> str:
@@ -86,7 +89,7 @@ def fewer(before: float, after: float) -> str:
 def printable(text: str) -> str:
     """`text` with replacement characters for what no document may contain: control characters, lone surrogates."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(letter if letter.isprintable() or letter == " " else "\ufffd" for letter in whole)
+    return "".join(letter if letter.isprintable() or letter in (" ", SPACE) else "\ufffd" for letter in whole)
 
 
 def shorten(text: str, letters: int) -> str:

@@ -94,12 +94,12 @@ def test_titles_and_alternatives_say_the_numbers() -> None:
     said = {figure.name: figure for figure in figures(facts)}
     assert "9 of 20 output channels stay" in said["channels"].alt
     assert "61 of 500" in said["channels"].title
-    assert "94.2 % fewer parameters" in said["pareto-parameters"].title
+    assert "94.2\u00a0% fewer parameters" in said["pareto-parameters"].title
     assert (
         "accelerated, the alternation stops after 45 iterations; plain, after 600"
         in said["convergence-1-conv1"].title
     )
-    assert "capture: 41.2 s" in said["stages-seconds"].alt
+    assert "capture: 41.2\u00a0s" in said["stages-seconds"].alt
 
 
 @pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES)
