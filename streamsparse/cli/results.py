@@ -111,6 +111,7 @@ def evaluate(
         print_json({"run": run, "evaluation": found, "seconds": bars.seconds})
     else:
         show_evaluation(found)
+        say(f"Next: streamsparse report {run}")
 
 
 def _parse_batch_sizes(wanted: bool, text: str | None) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from scipy.linalg import eigvalsh
 
 from streamsparse.kernels.precision import precision_of
 
+_DECOMPOSITION = 10.0  # machine epsilons per column, relative to the largest eigenvalue
 _DEAD_COLUMN = 1e-28  # of the largest column's power, as in `regression`
 
 
@@ -32,7 +33,8 @@ def conditioning(gram: Float64[np.ndarray, "columns columns"], products: str) ->
 
     Sums of products that are each rounded by a relative u, independently, are off by a random matrix of entries up
     to u, whose largest eigenvalue is about 2u√n (E. Wigner, Annals of Mathematics 67, 1958); rounding that depends
-    on the entries scales the eigenvalues themselves. What is not above either is round-off.
+    on the entries scales the eigenvalues themselves, and so do the centring and the decomposition in float64, n
+    times. What is not above all of these is round-off.
 
     Args:
         gram: about the means, or about the origin for a layer without a bias.
@@ -46,6 +48,8 @@ def conditioning(gram: Float64[np.ndarray, "columns columns"], products: str) ->
     correlation = gram[np.ix_(alive, alive)] * scale
     correlation *= scale[:, None]
     eigenvalues = eigvalsh(correlation, overwrite_a=True, check_finite=False)  # ascending
+    columns, largest = len(alive), float(eigenvalues[-1])
     unit = torch.finfo(precision_of(products).computed).eps
-    above = eigenvalues[eigenvalues > unit * max(float(eigenvalues[-1]), 2 * np.sqrt(len(alive)))]
+    decomposed = _DECOMPOSITION * columns * np.finfo(np.float64).eps * largest
+    above = eigenvalues[eigenvalues > max(unit * max(largest, 2 * np.sqrt(columns)), decomposed)]
     return Conditioning(float(above[-1] / above[0]), len(above))
