@@ -127,10 +127,8 @@ def _train(
     history = []
     with reporting(stage, batches, "batches", on_event) as advance, _seeded(recipe):
         for epoch in range(recipe.epochs):
-            for settings in optimizer.param_groups:
-                settings["lr"] = recipe.learning_rate_in(epoch)
             model.train()
-            mean_loss = _one_epoch(model, (images, labels), recipe, loss, optimizer, generator, advance)
+            mean_loss = _one_epoch(model, (images, labels), recipe, epoch, loss, optimizer, generator, advance)
             if not math.isfinite(mean_loss):
                 raise NonFiniteError(
                     "training diverged",
@@ -149,13 +147,18 @@ def _one_epoch(
     model: nn.Module,
     data: Labelled,
     recipe: Recipe,
+    epoch: int,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     advance: Callable[[int], None],
 ) -> float:
     total = torch.zeros((), device=recipe.device)
+    seen = 0
     for images, labels in _batches(data, recipe, generator):
+        for settings in optimizer.param_groups:
+            settings["lr"] = recipe.learning_rate_in(epoch + seen / len(data[1]))
+        seen += len(labels)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.mixed_precision):
             value = loss(images, model(images), labels)
         optimizer.zero_grad(set_to_none=True)

@@ -203,3 +203,20 @@ def test_mixed_precision_on_cuda(digits: Labelled, other_digits: Labelled) -> No
     model = fresh_lenet()
     train_classifier(model, digits, Recipe(epochs=4, device="cuda", mixed_precision=True))
     assert accuracy(model, other_digits, device="cuda") > 0.9
+
+
+def test_a_rate_goes_up_and_down_once(digits: Labelled) -> None:
+    """From a 25th to the whole at a fifth of the way, to a thousandth at the end; applied batch by batch."""
+    recipe = Recipe(epochs=10, learning_rate=0.5, one_cycle=True)
+    rates = [recipe.learning_rate_in(epoch / 4) for epoch in range(41)]
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[8] == max(rates) == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.0005)
+    assert rates[:9] == sorted(rates[:9])
+    assert rates[8:] == sorted(rates[8:], reverse=True)
+    assert [Recipe(epochs=9, halve_every=4).learning_rate_in(epoch) for epoch in (0, 3.9, 4, 8)] == [
+        1e-3, 1e-3, 5e-4, 2.5e-4,
+    ]  # fmt: skip
+    model = fresh_lenet()
+    history = train_classifier(model, digits, Recipe(epochs=3, learning_rate=4e-3, batch_size=50, one_cycle=True))
+    assert history[-1].loss < history[0].loss < 2.3
