@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamsparse.errors import StreamsparseError as StreamsparseError
     from streamsparse.evaluation import Evaluation as Evaluation
     from streamsparse.evaluation import evaluate as evaluate
+    from streamsparse.improvement import improve as improve
     from streamsparse.merging import merge as merge
     from streamsparse.network import find_groups as find_groups
     from streamsparse.reporting import Reported as Reported
@@ -59,6 +60,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "find_groups": "network",
     "hyperparameter_search": "solve",
+    "improve": "improvement",
     "load": "write.checkpoint",
     "measure_sensitivities": "sensitivity",
     "merge": "merging",

@@ -9,6 +9,7 @@ import typer
 from streamsparse.cli import (
     accumulating,
     capturing,
+    improving,
     inspecting,
     measuring,
     merging,
@@ -36,6 +37,7 @@ app.command("capture")(capturing.capture)
 app.command("accumulate")(accumulating.accumulate)
 app.command("solve")(solving.solve)
 app.command("sensitivity")(measuring.sensitivity)
+app.command("improve")(improving.improve)
 app.command("refit")(refitting.refit)
 app.command("write")(results.write)
 app.command("evaluate")(results.evaluate)
