@@ -122,16 +122,16 @@ def _noting(original: Any, benches: list[Bench]) -> Any:
 
 
 def test_a_trained_network_gains_where_most_channels_go(tmp_path: Path) -> None:
-    """LeNet at 95 % sparsity: the groups' errors meet, and their sum is a poor prediction of the whole."""
+    """LeNet at 97 % sparsity: the groups' errors meet, and their sum is a poor prediction of the whole."""
     run, model, data = Run.at(tmp_path / "run"), trained_lenet(), mnist.calibration()
     settings = CaptureSettings(sink="statistics", batch_images=100, folds=4)
-    capture(model, data, run, images=400, settings=settings)
+    capture(model, data, run, images=600, settings=settings)
     accumulate(run, executor="serial")
     find_fronts(run, read_captured(run), QUICK)
     measure_sensitivities(run, data, model=model, images=128)
-    found = improve(run, data, model=model, budget="sparsity=0.95", images=128, settings=QUICK)
-    assert found.losses[-1] < 0.9 * found.losses[0]
-    assert found.solution.plan.sparsity >= 0.95
+    found = improve(run, data, model=model, budget="sparsity=0.97", images=128, settings=QUICK)
+    assert found.losses[-1] < 0.75 * found.losses[0]
+    assert found.solution.plan.sparsity >= 0.97
 
 
 def test_a_second_call_measures_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
