@@ -10,11 +10,11 @@ from streamsparse.reporting.evidence import LOSS_UNITS, Evidence, listed, read_e
 from streamsparse.reporting.groups import POINTS, group_facts, network_points, predicted_loss
 from streamsparse.reporting.layers import CONDITION_COLUMNS, layer_facts, too_wide
 from streamsparse.reporting.notes import (
-    cut_short,
     group_notes,
     loss_notes,
     measured_notes,
     stage_notes,
+    time_notes,
     walk_notes,
 )
 from streamsparse.reporting.origins import measured_facts, provenance, stage_facts
@@ -62,7 +62,7 @@ def gather(
         *evidence.notes,
         *loss_notes(evidence),
         *measured_notes(evidence, measured, bool(errors)),
-        *cut_short(stages),
+        *time_notes(evidence, stages),
         *group_notes(evidence),
         *_wide_note(evidence, condition_columns),
         *walk_notes(walked, walkable(evidence), open_ended),

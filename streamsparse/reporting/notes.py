@@ -98,11 +98,21 @@ def measured_notes(evidence: Evidence, measured: Sequence[Measured], errors: boo
     return notes
 
 
-def cut_short(stages: Sequence[StageFacts]) -> Iterator[str]:
-    """Stages that did not come to their end, with what was noted of them."""
+def time_notes(evidence: Evidence, stages: Sequence[StageFacts]) -> Iterator[str]:
+    """Stages that did not come to their end, and those of which nobody noted what they took."""
     for stage in stages:
         if not stage.finished:
             yield f"Stage '{stage.stage}' was cut short, or is at work: {stage.seconds:.0f} s so far."
+    noted = {stage.stage.partition(" ")[0] for stage in stages}
+    done = {
+        "capture": bool(evidence.summed) and evidence.captured.manifest["sink"] != "merged",
+        "accumulate": bool(evidence.summed) and evidence.captured.manifest["sink"] != "merged",
+        "solve": bool(evidence.losses),
+        "refit": evidence.solution is not None and evidence.solution.mode == "sequential",
+    }
+    unknown = [stage for stage, is_done in done.items() if is_done and stage not in noted]
+    if unknown:
+        yield f"What these stages took was not recorded: {', '.join(unknown)}."
 
 
 def walk_notes(
@@ -113,7 +123,8 @@ def walk_notes(
     left = [group.name for group in possible if group.name not in shown]
     notes = []
     if left:
-        notes.append(f"The paper's path is shown for {len(shown)} groups, not for {listed(left)}.")
+        groups = "1 group" if len(shown) == 1 else f"{len(shown)} groups"
+        notes.append(f"The paper's path is shown for {groups}, not for {listed(left)}.")
     if open_ended:
         notes.append(f"The plain alternation of {listed(open_ended)} had not converged after the iterations shown.")
     return notes

@@ -22,7 +22,7 @@ from time import perf_counter
 
 import torch
 
-from streamsparse.errors import CorruptDataError, StreamsparseError
+from streamsparse.errors import CorruptDataError, StorageError, StreamsparseError
 from streamsparse.events import Advanced, Event, OnEvent, Reused
 from streamsparse.store import layout
 from streamsparse.store.run import Run
@@ -68,6 +68,8 @@ def recorded(run: Run, stage: str, on_event: OnEvent, *, name: str | None = None
     clock = _Clock(run, stage, name or stage, on_event)
     try:
         yield clock
+    except StorageError:
+        raise  # nothing more can be written, and trying would only take time
     except BaseException:
         with suppress(StreamsparseError):  # why the stage failed says more
             clock.note()

@@ -19,14 +19,15 @@ from streamsparse.intake.captured import read_captured
 from streamsparse.kernels.folds import total
 from streamsparse.kernels.statistics import moments
 from streamsparse.report.facts import Facts
-from streamsparse.reporting import gather
+from streamsparse.reporting import gather, report
 from streamsparse.run import Result, prune
 from streamsparse.sensitivity import committed_fronts
-from streamsparse.solve import network_front, solve
+from streamsparse.solve import Constraints, SolveSettings, network_front, solve
 from streamsparse.solve.measured import known_losses, read_sensitivities
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
 from streamsparse.store.timings import stage_records
+from tests.object_server import Place
 from tests.small import ConcatNet, SmallNet, TwiceNet, build, captured_run, files_below, random_images, summed_run
 
 DATA = TensorDataset(random_images(30, seed=7), torch.arange(30) % 5)
@@ -256,8 +257,6 @@ def test_measures_of_loss_that_changed_are_said(run: Run) -> None:
 
 
 def test_positions_by_hand_are_said(run: Run) -> None:
-    from streamsparse.solve import Constraints
-
     front = committed_fronts(run, read_captured(run))["fc1"].front
     dropped = int(front.supports[6][0])
     solve(run, channels={"fc1": 6}, constraints=Constraints(drop={"fc1": (dropped,)}, leave=("conv2",)))
@@ -307,7 +306,7 @@ def test_limits_leave_out_and_say_so(run: Run) -> None:
     assert conditions["fc1"] is None
     assert conditions["conv2"] is not None
     assert any("more than 60 columns: fc1" in note for note in found.notes)
-    assert any("shown for 1 groups, not for conv1, conv2" in note for note in found.notes)
+    assert any("shown for 1 group, not for conv1, conv2" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("kind", [ConcatNet, TwiceNet])
@@ -321,6 +320,36 @@ def test_other_networks(tmp_path: Path, kind: type[torch.nn.Module]) -> None:
             calls = 2 if layer.report.layer == "shared" else 1
             geometry = read_captured(run).graph.layers[layer.report.layer]
             assert layer.patches == 40 * calls * geometry.patches_per_image
+
+
+def test_stages_without_a_record_are_named(run: Run) -> None:
+    run.documents.delete_key(layout.timing_key("solve"))
+    key = layout.timing_key("refit")
+    document = run.documents.read_json(key)
+    assert document is not None
+    run.documents.write_json(key, {**document, "finished": None})
+    found = gather(run)
+    assert "What these stages took was not recorded: solve." in found.notes
+    assert any(note.startswith("Stage 'refit' was cut short") for note in found.notes)
+    assert {stage.stage: stage.finished for stage in found.stages}["refit"] == ""
+
+
+def test_a_bucket_gives_the_same_facts(place: Place, tmp_path: Path) -> None:
+    found = []
+    for url in (place.url, tmp_path / "run"):
+        settings = CaptureSettings("float32", batch_images=20)
+        prune(
+            build(SmallNet), random_images(40), budget="params=0.5", run=url, stages=1, capture_settings=settings,
+            sensitivity="none", solve_settings=SolveSettings("elimination"), executor="serial",
+        )  # fmt: skip
+        evaluate(url, DATA, model=build(SmallNet))
+        found.append(gather(url))
+    there, here = found
+    assert (there.groups, there.layers, there.walks) == (here.groups, here.layers, here.walks)
+    assert (there.points, there.notes) == (here.points, here.notes)
+    assert [stage.stage for stage in there.stages] == [stage.stage for stage in here.stages]
+    written = report(place.url, tmp_path / "out", formats=("csv",))
+    assert len(written.paths) == 4
 
 
 def test_no_run_is_an_error_of_our_own(tmp_path: Path) -> None:
