@@ -67,7 +67,7 @@ def _application(
 
     A run goes from a model and calibration images to a smaller checkpoint:
 
-        capture → accumulate → solve (→ refit) → write → evaluate
+        capture → accumulate → solve (→ refit) → write → evaluate → report
 
     `prune` does all of them in one go, `demo` does it on a LeNet that comes with the package. Every stage keeps
     its work in the directory RUN: a killed command, typed again, goes on where it was.
