@@ -31,6 +31,7 @@ from streamsparse.verification import verify_run
 _COPY_BYTES = 2**20
 _COMPONENT = re.compile(r"[A-Za-z0-9@%_][A-Za-z0-9@%._~+=!, -]{0,254}")
 _TAKEN = (layout.MANIFEST, layout.WEIGHTS)
+_DEEPEST = 16
 _CODECS = ({"bytes"}, {"bytes", "crc32c"}, {"crc32c"})
 """Of statistics, as streamsparse writes them: nothing that unpacks to more than there is."""
 
@@ -180,7 +181,7 @@ def _checked_key(member: Member) -> str:
 
 def _checked_components(name: str) -> list[str]:
     parts = name.removeprefix("./").split("/") if name not in ("", ".") else []
-    if len(parts) > 8 or any(not _COMPONENT.fullmatch(part) or part == ".." for part in parts):
+    if len(parts) > _DEEPEST or any(not _COMPONENT.fullmatch(part) or part == ".." for part in parts):
         raise _bad("plain names below the run, such as statistics/original/...", name)
     return parts
 

@@ -21,14 +21,12 @@ _LONGEST_LINE_BYTES = 64 * 2**20
 
 
 class Child:
-    """`python -m streamsparse.service.work` for one job, in a process group of its own."""
+    """`python -m streamsparse.service.work` for one job, in a process group of its own.
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
-        """Start it.
+    It loads its libraries at once, which takes seconds, and then waits for its job.
+    """
 
-        Args:
-            job: see `stages.perform`.
-        """
+    def __init__(self) -> None:
         command = [sys.executable, "-m", "streamsparse.service.work"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
@@ -45,7 +43,10 @@ class Child:
         ]
         for reader in self._readers:
             reader.start()
-        with suppress(BrokenPipeError):  # it died at once: its log says why
+
+    def begin(self, job: Mapping[str, Any]) -> None:
+        """Give it its job, see `stages.perform`."""
+        with suppress(BrokenPipeError):  # it has died: its exit status and its log say why
             self._input.write(json.dumps(dict(job)).encode() + b"\n")
             self._input.flush()
 

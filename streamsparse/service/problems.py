@@ -69,6 +69,13 @@ class Refusal(Exception):  # noqa: N818  an answer, not a failure
         )
 
 
+def refusal_of(error: errors.StreamsparseError, status: int, root: Path | None) -> Refusal:
+    """An error of the library where its usual status does not fit: what is wrong is the client's, not ours."""
+    refusal = Refusal(status, type(error).__name__, error.summary)
+    refusal.problem = without_paths(problem_of(error, status), root)
+    return refusal
+
+
 def not_found(what: str, name: str, remedy: str | None = None) -> Refusal:
     """404 for something that a name does not lead to."""
     return Refusal(404, "NotFound", f"There is no {what} of this name.", got=name[:200], remedy=remedy)

@@ -57,6 +57,7 @@ def _bound(settings: Settings) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((settings.host.strip("[]"), settings.port))
+        found.listen(_BACKLOG)  # whoever is told the address may come at once, and waits for the first answer
     except OSError as error:
         found.close()
         raise StorageError(

@@ -76,6 +76,7 @@ class Settings:
         insecure: listen on any host without tokens.
         public_hosts: names under which the service is reached; any, if it has tokens and none are given.
         jobs: that run at the same time in this process; 0: a service that only answers, beside others that work.
+        warm: keep a process ready for the next job, some 400 MB each, so that it begins at once.
         data: data sets for `evaluate` and `sensitivity`: name -> specification.
         data_root: where named data sets lie.
         allow_models: architectures as MODULE:CALLABLE whose code is trusted, exactly as written.
@@ -96,6 +97,7 @@ class Settings:
     insecure: bool = False
     public_hosts: tuple[str, ...] = ()
     jobs: int = 1
+    warm: bool = True
     data: Mapping[str, str] = field(default_factory=dict)
     data_root: str | None = None
     allow_models: tuple[str, ...] = ()

@@ -48,7 +48,7 @@ def job_view(job: Job) -> JobView:
     )
 
 
-def run_summary(service: Service, name: str, active_jobs: int) -> RunSummary | None:
+def run_summary(service: Service, name: str, active_jobs: int) -> RunSummary:
     """A run in the list: little is read, and a run that cannot be read is shown as such."""
     named = service.root.find(name)
     try:

@@ -89,6 +89,10 @@ def main() -> int:
     """Read the job, do it, report; returns the exit status."""
     import time
 
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print belongs to the log
+    from streamsparse.service.stages import perform  # seconds, spent while the process waits for its job
+
     line = bytearray()
     while not line.endswith(b"\n"):
         piece = os.read(0, 1)
@@ -96,12 +100,8 @@ def main() -> int:
             return ABANDONED_STATUS
         line += piece
     watch_parent()
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print belongs to the log
     reporter = Reporter(out, time.monotonic)
     try:
-        from streamsparse.service.stages import perform
-
         result = perform(json.loads(line), reporter)
     except StreamsparseError as error:
         traceback.print_exc()

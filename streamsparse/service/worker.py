@@ -7,8 +7,8 @@ claim ──> child process ──> messages ──> heartbeat: events, progress
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from streamsparse.service.jobs.queue import Job, LeaseLost, Queue
 from streamsparse.service.problems import Refusal, problem_of, without_path, without_paths
 from streamsparse.service.roots import Root, require_known_model
 from streamsparse.service.settings import Settings
+from streamsparse.store import processes
 
 PASSING = ("ClusterError", "StorageError", "RunLockedError")
 """Errors that pass by themselves: the job waits and is tried again."""
@@ -93,12 +94,15 @@ class Worker:
             self._stopping.wait(max(self._timing.poll_seconds, self._timing.lease_seconds / 10))
 
     def _work(self) -> None:
-        owner = f"{os.getpid()}-{uuid4().hex}"
+        owner = json.dumps({**processes.identity(), "thread": uuid4().hex})
+        spare = Child() if self._settings.warm else None
         while not self._stopping.is_set():
             try:
                 job = self._queue.claim(owner)
                 if job is not None:
-                    self._run(job, owner)
+                    child, spare = spare, None
+                    self._run(job, owner, child)
+                    spare = Child() if self._settings.warm and not self._stopping.is_set() else None
                     continue
             except LeaseLost as lost:
                 _log.warning("another service took over a job", extra={"job": str(lost)})
@@ -107,8 +111,12 @@ class Worker:
             except Exception:  # noqa: BLE001  the thread goes on; the job's lease expires, and it is tried again
                 _log.exception("a job could not be run")
             self._stopping.wait(self._timing.poll_seconds)
+        if spare is not None:
+            spare.stop(0.0)
+            spare.close()
 
-    def _run(self, job: Job, owner: str) -> None:
+    def _run(self, job: Job, owner: str, child: Child | None) -> None:
+        """Do one job in this process, or in a new one if it is None or has died."""
         _log.info("job begins", extra={"job": job["id"], "kind": job["kind"], "run": job["run"]})
         try:
             named = self._root.find(job["run"])
@@ -116,8 +124,12 @@ class Worker:
                 require_known_model(self._settings, named.run)
         except (Refusal, errors.StreamsparseError) as error:
             self._end_before_start(job, owner, error)
+            if child is not None:
+                child.close()
             return
-        child = Child(self._about(job, named.run.url))
+        if child is None or child.ended() is not None:
+            child = Child()
+        child.begin(self._about(job, named.run.url))
         attempt, killed = Attempt(), True
         try:
             status = self._follow(job, owner, child, attempt)

@@ -38,5 +38,5 @@ def shared(tmp_path_factory: pytest.TempPathFactory, solved_run: Path) -> Iterat
     """A service for tests that only read."""
     root = tmp_path_factory.mktemp("shared")
     shutil.copytree(solved_run, root / "small")
-    with serving(root) as found:
+    with serving(root, jobs=0) as found:
         yield found

@@ -76,7 +76,13 @@ class Live:
 @contextmanager
 def serving(root: Path | str, headers: Mapping[str, str] | None = None, **settings: Any) -> Iterator[Live]:
     """A service over ROOT on a free port of the loopback."""
-    options = {"port": 0, "jobs": 1, "timing": QUICK, "allow_models": (MODEL,), "threads": 1} | settings
+    options: dict[str, Any] = {
+        "port": 0,
+        "jobs": 1,
+        "timing": QUICK,
+        "allow_models": (MODEL,),
+        "threads": 1,
+    } | settings
     app = create_app(Settings(str(root), **options))
     server = Server(app, app.state.service.settings)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

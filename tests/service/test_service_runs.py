@@ -16,7 +16,7 @@ def test_the_list_and_the_page_of_a_run(shared: Live) -> None:
     assert {stage["stage"]: stage["state"] for stage in shown["stages"]} == dict.fromkeys(
         ("capture", "accumulate", "solve", "weights", "write"), "complete"
     )
-    assert shown["manifest"]["model"]["class"] == "SmallNet"
+    assert shown["manifest"]["model"]["class"] == "tests.small.SmallNet"
     assert [group["name"] for group in shown["groups"]] == ["conv1", "conv2", "fc1"]
     assert shown["solution"]["budget"] == "params=0.5"
     assert shown["costs"]["parameters"] > shown["solution"]["costs"]["parameters"]

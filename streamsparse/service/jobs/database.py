@@ -62,7 +62,7 @@ jobs = Table(
     Column("started", Float),
     Column("finished", Float),
     Column("not_before", Float, nullable=False, default=0.0),
-    Column("owner", String(64)),
+    Column("owner", Text),  # JSON: who the worker is, see `store.processes`
     Column("lease_expires", Float),
     Index("jobs_by_state", "state", "not_before", "number"),
     Index("jobs_by_run", "run_url", "number"),

@@ -11,6 +11,7 @@ should agree within a few seconds.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from typing import Any
@@ -21,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from streamsparse.service.jobs.database import jobs
 from streamsparse.service.jobs.events import append
 from streamsparse.service.settings import Timing
+from streamsparse.store import processes
 
 ACTIVE = ("queued", "running", "waiting")
 FINISHED = ("succeeded", "failed", "cancelled")
@@ -153,16 +155,20 @@ class Queue:
             return _row(connection, job)
 
     def recover(self) -> int:
-        """Queue the jobs again whose lease has expired: their worker is dead. Returns how many."""
-        expired = select(jobs.c.id).where(jobs.c.state == "running", jobs.c.lease_expires < time.time())
+        """Queue the jobs again whose worker is dead: one of this machine that ended, or whose lease has expired.
+
+        Returns:
+            how many.
+        """
+        query = select(jobs.c.id, jobs.c.owner, jobs.c.lease_expires).where(jobs.c.state == "running")
         with self.engine.connect() as connection:
-            found = list(connection.execute(expired).scalars())
-        return sum(self._recover(job) for job in found)
+            found = [row for row in connection.execute(query).mappings() if _is_dead(row)]
+        return sum(self._recover(row["id"]) for row in found)
 
     def _recover(self, job: str) -> bool:
         with self.engine.begin() as connection:
             row = _row(connection, job, lock=True)
-            if row is None or row["state"] != "running" or row["lease_expires"] >= time.time():
+            if row is None or row["state"] != "running" or not _is_dead(row):
                 return False
             if row["cancel_requested"]:
                 _change(connection, job, "cancelled", finished=time.time(), reason=None)
@@ -193,6 +199,15 @@ def has_active(connection: Connection, run_url: str) -> bool:
     """Whether a job of this run is queued, running or waiting."""
     query = select(jobs.c.id).where(jobs.c.run_url == run_url, jobs.c.state.in_(ACTIVE)).limit(1)
     return connection.execute(query).first() is not None
+
+
+def _is_dead(row: RowMapping) -> bool:
+    """Whether nobody works on a running job any more."""
+    try:
+        alive = processes.is_alive(json.loads(row["owner"]))
+    except ValueError:
+        alive = None
+    return alive is False or row["lease_expires"] < time.time()
 
 
 def _change(connection: Connection, job: str, state: str, **values: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
@@ -11,13 +12,14 @@ import anyio
 from fastapi import APIRouter, Header, Request, Response
 from starlette.requests import ClientDisconnect
 
+from streamsparse.errors import InputError
 from streamsparse.service import archives, bodies
 from streamsparse.service.context import Administrator, Reader, Service, Services, Submitter
 from streamsparse.service.jobs.queue import has_active
-from streamsparse.service.problems import Refusal, not_found
+from streamsparse.service.problems import Refusal, not_found, refusal_of
 from streamsparse.service.roots import NamedRun, require_known_model
 from streamsparse.service.routes.names import RunName, problems
-from streamsparse.service.schemas.runs import DeletionToken, Registration, RunList, RunView
+from streamsparse.service.schemas.runs import DeletionToken, Registration, RunList, RunSummary, RunView
 from streamsparse.service.tickets import DELETION_SECONDS
 from streamsparse.service.views import report_key, run_summary, run_view
 from streamsparse.store import Run
@@ -42,7 +44,7 @@ def list_runs(service: Services, _: Reader) -> RunList:
     return RunList(runs=list(_summaries(service, active)))
 
 
-def _summaries(service: Service, active: dict[str, int]) -> Iterator:  # type: ignore[type-arg]
+def _summaries(service: Service, active: dict[str, int]) -> Iterator[RunSummary]:
     for name in service.root.names():
         try:
             yield run_summary(service, name, active.get(name, 0))
@@ -92,11 +94,11 @@ async def upload_archive(
     return await anyio.to_thread.run_sync(run_view, service, named)
 
 
-async def _receive(request: Request, archive: anyio.Path | object, most: int) -> None:
+async def _receive(request: Request, archive: Path, most: int) -> None:
     """The body into a file, no more of it than is allowed."""
     received = 0
     try:
-        async with await anyio.open_file(str(archive), "xb") as file:
+        async with await anyio.open_file(archive, "xb") as file:
             async for piece in request.stream():
                 received += len(piece)
                 if received > most:
@@ -106,13 +108,13 @@ async def _receive(request: Request, archive: anyio.Path | object, most: int) ->
         raise Refusal(400, "BadRequest", "The upload broke off.", where="the body") from error
 
 
-def _unpack(service: Service, name: str, archive: object, folder: object) -> NamedRun:
-    from pathlib import Path
-
-    unpacked = Path(str(folder))
-    archives.unpack(Path(str(archive)), unpacked, service.settings.limits)
-    archives.check(unpacked)
-    require_known_model(service.settings, Run.at(unpacked))
+def _unpack(service: Service, name: str, archive: Path, unpacked: Path) -> NamedRun:
+    archives.unpack(archive, unpacked, service.settings.limits)
+    try:
+        archives.check(unpacked)
+        require_known_model(service.settings, Run.at(unpacked))
+    except InputError as error:
+        raise refusal_of(error, 422, unpacked) from error
     service.root.require_free(name)
     unpacked.rename(service.root.place(name))
     return service.root.find(name)

@@ -1,0 +1,167 @@
+"""Jobs from submission to result: real processes, killed ones, cancelled ones, two services on one queue."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+import streamsparse as ss
+from streamsparse.client import parsed_events
+from tests.service.live import Live, serving
+from tests.small import SmallNet, build
+
+
+def test_a_checkpoint_is_written_and_its_events_resume(live: Live, root: Path) -> None:
+    body = {"budget": "params=0.4", "name": "small-0.4"}
+    job = live.json("POST", "/api/v1/runs/small/checkpoints", 202, json=body)
+    assert job["state"] == "queued"
+    with live.http.stream("GET", f"/api/v1/jobs/{job['id']}/events", timeout=90) as stream:
+        events = list(parsed_events(stream.iter_lines()))
+    assert [event["number"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["state"] for event in events if event["type"] == "state"] == ["queued", "running", "succeeded"]
+    assert {event["stage"] for event in events if event["type"] == "finished"} >= {"refit", "write"}
+    path = f"/api/v1/jobs/{job['id']}/events"
+    with live.http.stream("GET", path, headers={"Last-Event-ID": "3"}) as stream:
+        again = list(parsed_events(stream.iter_lines()))
+    assert again == events[3:]
+    known = live.http.get(path, headers={"Last-Event-ID": str(len(events))})
+    assert known.status_code == 204  # a browser stops to come back
+
+    found = live.wait(job["id"])
+    assert found["attempts"] == 1
+    assert found["result"]["checkpoint"]["name"] == "small-0.4"
+    assert any(stage["stage"] == "write" and stage["finished"] for stage in found["progress"])
+    loaded = ss.load(root / "small" / "checkpoints" / "small-0.4", build(SmallNet))
+    parameters = sum(one.numel() for one in loaded.parameters())
+    shown = live.json("GET", "/api/v1/runs/small/checkpoints/small-0.4")
+    assert parameters == shown["costs"]["parameters"] == found["result"]["costs"]["parameters"]
+
+
+def test_a_killed_process_is_tried_again_and_an_impossible_job_fails_with_its_reason(live: Live) -> None:
+    job = live.json("POST", "/api/v1/runs/small/jobs", 202, json={"kind": "verify"})["id"]
+    live.wait(job, states=("running",))
+    child = next(iter(psutil.Process().children()))
+    child.kill()
+    found = live.wait(job, 90)
+    assert (found["state"], found["attempts"]) == ("succeeded", 2)
+    states = [event.data for event in _events(live, job) if event.data["type"] == "state"]
+    assert [state["state"] for state in states] == ["queued", "running", "waiting", "running", "succeeded"]
+    assert "signal 9" in states[2]["reason"]
+    assert live.json("GET", "/api/v1/runs/small")["verification"]["problems"] == []
+
+    body = {"kind": "solve", "parameters": {"budget": "params=0.0001"}}
+    failed = live.wait(live.json("POST", "/api/v1/runs/small/jobs", 202, json=body)["id"])
+    assert failed["state"] == "failed"
+    assert failed["error"]["error"] == "BudgetError"
+    assert failed["error"]["expected"].startswith("params")
+
+
+def test_cancelling_ends_the_process_and_retrying_queues_again(live: Live) -> None:
+    first = live.json("POST", "/api/v1/runs/small/jobs", 202, json={"kind": "verify"})["id"]
+    second = live.json("POST", "/api/v1/runs/small/jobs", 202, json={"kind": "verify"})["id"]
+    live.wait(first, states=("running",))
+    assert live.json("POST", f"/api/v1/jobs/{second}/cancel")["state"] == "cancelled"  # it only waited
+    live.json("POST", f"/api/v1/jobs/{first}/cancel")
+    assert live.wait(first, 20)["state"] == "cancelled"
+    assert not psutil.Process().children()
+    again = live.json("POST", f"/api/v1/jobs/{second}/retry")
+    assert again["state"] in ("queued", "running")
+    live.json("POST", f"/api/v1/jobs/{second}/cancel")
+    assert live.wait(second, 20)["state"] == "cancelled"
+    live.json("POST", f"/api/v1/jobs/{first}/cancel")  # cancelled already: nothing to do
+
+
+def test_the_same_key_is_the_same_job(root: Path) -> None:
+    with serving(root, jobs=0) as live:
+        path, headers = "/api/v1/runs/small/jobs", {"Idempotency-Key": "a-1"}
+        body = {"kind": "solve", "parameters": {"budget": "params=0.3"}}
+        first = live.json("POST", path, 202, json=body, headers=headers)
+        assert live.json("POST", path, 200, json=body, headers=headers) == first
+        other = {"kind": "solve", "parameters": {"budget": "params=0.2"}}
+        assert live.json("POST", path, 422, json=other, headers=headers)["error"] == "KeyReused"
+        assert live.json("POST", path, 202, json=body)["id"] != first["id"]
+        assert len(live.json("GET", "/api/v1/jobs?run=small&state=queued")["jobs"]) == 2
+        page = live.json("GET", "/api/v1/jobs?limit=1")
+        assert live.json("GET", f"/api/v1/jobs?limit=1&before={page['next']}")["jobs"] == [first]
+
+
+def test_kill_9_of_a_service_loses_no_job_and_another_takes_them_over(root: Path) -> None:
+    shutil.copytree(root / "small", root / "other")
+    with _started(root) as (service, url):
+        _kill_and_recover(root, service, url)
+
+
+def _kill_and_recover(root: Path, service: subprocess.Popen[str], url: str) -> None:
+    jobs = []
+    for run in ("small", "other"):
+        for kind in ("verify", "verify"):
+            answer = httpx.post(f"{url}/api/v1/runs/{run}/jobs", json={"kind": kind}, timeout=30)
+            jobs.append(answer.json()["id"])
+    with serving(root, jobs=0) as beside:  # shares the queue, does not work
+        beside.wait(jobs[0], states=("running",))
+        workers = psutil.Process(service.pid).children()
+        os.kill(service.pid, signal.SIGKILL)
+        service.wait()
+        assert beside.json("GET", f"/api/v1/jobs/{jobs[0]}")["state"] == "running"
+        assert psutil.wait_procs(workers, timeout=10)[1] == []  # jobs do not outlive their service
+        with serving(root, jobs=1) as second:
+            ended = [second.wait(job, 120) for job in jobs]
+            assert [job["state"] for job in ended] == ["succeeded"] * 4
+            assert [job["attempts"] for job in ended] == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"kind": "evaluate", "parameters": {"data": "val"}}, 422),
+        ({"kind": "solve", "parameters": {"budget": "params=2x"}}, 422),
+        ({"kind": "solve", "parameters": {"budget": "params=0.1", "unknown": 1}}, 422),
+        ({"kind": "format-disk"}, 422),
+    ],
+)
+def test_jobs_that_cannot_be_are_refused_at_once(shared: Live, body: object, status: int) -> None:
+    assert shared.json("POST", "/api/v1/runs/small/jobs", status, json=body)["title"]
+    assert shared.json("GET", "/api/v1/jobs")["jobs"] == []
+
+
+def test_models_are_built_by_registry_names_alone(root: Path) -> None:
+    with serving(root, jobs=0, allow_models=()) as live:
+        answer = live.json("POST", "/api/v1/runs/small/jobs", 422, json={"kind": "write"})
+        assert answer["error"] == "ModelError"
+        assert "tests.small:SmallNet" in answer["got"]
+    manifest = root / "small" / "manifest.json"
+    about = json.loads(manifest.read_text())
+    about["model"]["spec"] = "os:system"
+    manifest.write_text(json.dumps(about))
+    with serving(root) as live:  # even if it was changed after the job was queued, which this stands for
+        body = {"run": "small", "run_url": str((root / "small").resolve()), "kind": "write", "parameters": {}}
+        from streamsparse.service.jobs.submission import Submission, submit
+
+        job, _ = submit(live.service.queue, Submission(**body, who="test"), 10)  # type: ignore[arg-type]
+        assert live.wait(job["id"])["error"]["error"] == "ModelError"
+
+
+def _events(live: Live, job: str) -> list:  # type: ignore[type-arg]
+    from streamsparse.service.jobs.events import read_since
+
+    return read_since(live.service.engine, [(job, 0)])
+
+
+@contextmanager
+def _started(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "tests.service.process", str(root), "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        yield service, service.stdout.readline().strip()
+        service.kill()
