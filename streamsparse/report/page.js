@@ -30,7 +30,8 @@
     heads[column].setAttribute("aria-sort", falling ? "descending" : "ascending");
   };
   for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells];
+    const heads = [...table.tHead.querySelectorAll("[data-column]")];
+    heads.sort((one, other) => one.dataset.column - other.dataset.column);
     heads.forEach((head, column) => {
       const press = document.createElement("button");
       press.type = "button";

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Generic, TypeVar
 
 from streamsparse.report.facts import Facts, LayerFacts, Measured, NetworkPoint, StageFacts
 from streamsparse.report.page_html import Html, element, joined
-from streamsparse.report.wording import MISSING, SPACE, count, duration, known, number, percent, size
+from streamsparse.report.wording import MISSING, SPACE, compact, count, duration, known, number, percent, size
 
 Row = TypeVar("Row")
 
@@ -18,7 +19,7 @@ class Column(Generic[Row]):
     """One column.
 
     Attributes:
-        head: its name; unit: under it, or "".
+        head: its name, which neighbours may share; unit: under it, or "".
         value: what a row sorts by: a number, words, or None where there is none.
         words: of a number; None for a column of words.
     """
@@ -39,10 +40,10 @@ def layer_table(facts: Facts) -> Html:
         Column("Outputs", "original", lambda layer: layer.report.outputs),
         Column("Parameters", "after", lambda layer: layer.report.costs.parameters),
         Column("Parameters", "before", lambda layer: layer.report.original_costs.parameters),
-        Column("MACs", "per image, after", lambda layer: layer.report.costs.macs),
-        Column("MACs", "per image, before", lambda layer: layer.report.original_costs.macs),
-        Column("Predicted error", "relative", lambda layer: layer.report.held_out_error, percent),
-        Column("Measured error", "relative", lambda layer: layer.measured_error, percent),
+        Column("MACs per image", "after", lambda layer: layer.report.costs.macs, compact),
+        Column("MACs per image", "before", lambda layer: layer.report.original_costs.macs, compact),
+        Column("Relative error", "predicted", lambda layer: layer.report.held_out_error, percent),
+        Column("Relative error", "measured", lambda layer: layer.measured_error, percent),
     ]
     return table("layer-table", "Every layer, in order of execution", columns, facts.layers, sortable=True)
 
@@ -72,8 +73,8 @@ def measured_table(facts: Facts) -> Html:
         Column("Accuracy", "pruned", lambda one: one.pruned_accuracy, _accuracy),
         Column("Same class", "of all images", lambda one: one.agreement, _accuracy),
         Column("Divergence", "nats per image", lambda one: one.divergence, number),
-        Column("Forward pass", "original, per image", lambda one: one.original_seconds, duration),
-        Column("Forward pass", "pruned, per image", lambda one: one.pruned_seconds, duration),
+        Column("Forward pass per image", "original", lambda one: one.original_seconds, duration),
+        Column("Forward pass per image", "pruned", lambda one: one.pruned_seconds, duration),
         Column("Timed on", "", lambda one: _timed_on(one), None),
     ]
     return table("measured-table", "Original and pruned network on the same images", columns, facts.measured)
@@ -83,7 +84,7 @@ def point_table(facts: Facts) -> Html:
     """The network's front in numbers."""
     columns: list[Column[NetworkPoint]] = [
         Column("Parameters", "", lambda point: point.costs.parameters),
-        Column("MACs", "per image", lambda point: point.costs.macs),
+        Column("MACs", "per image", lambda point: point.costs.macs, compact),
         Column("Weights", "", lambda point: point.costs.bytes, size),
         Column("Predicted loss", facts.loss_unit, lambda point: point.predicted_loss, number),
         Column("", "", lambda point: "chosen" if point.costs == facts.pruned else "", None),
@@ -123,28 +124,39 @@ def table(
     """A table in a box of its own that scrolls, its head and first column in sight; "" without rows."""
     if not rows:
         return Html("")
-    head = [
-        element(
-            "th",
-            element("span", column.head),
-            element("small", column.unit) if column.unit else Html(""),
-            scope="col",
-            class_="number" if column.words else None,
-        )
-        for column in columns
-    ]
     body = [
         element("tr", *(_cell(column, row, place == 0) for place, column in enumerate(columns))) for row in rows
     ]
     whole = element(
         "table",
         element("caption", caption),
-        element("thead", element("tr", *head)),
+        element("thead", *_head(columns)),
         element("tbody", joined(body)),
         id=name,
         class_="sortable" if sortable else None,
     )
     return element("div", whole, class_="scroll tall", tabindex=0, role="region", aria_label=caption)
+
+
+def _head(columns: Sequence[Column[Row]]) -> list[Html]:
+    """One row, or two: neighbours of one name share it, their units below tell them apart."""
+    groups = [list(group) for _, group in groupby(enumerate(columns), key=lambda item: item[1].head)]
+    shared = any(len(group) > 1 for group in groups)
+    upper, lower = [], []
+    for group in groups:
+        place, column = group[0]
+        if len(group) == 1:
+            unit = element("small", column.unit) if column.unit else Html("")
+            upper.append(_head_cell(place, column, element("span", column.head), unit, rows=2 if shared else None))
+            continue
+        upper.append(element("th", column.head, scope="colgroup", colspan=len(group), class_="shared"))
+        lower += [_head_cell(place, column, element("span", column.unit)) for place, column in group]
+    return [element("tr", *cells) for cells in (upper, lower) if cells]
+
+
+def _head_cell(place: int, column: Column[Row], *words: Html, rows: int | None = None) -> Html:
+    side = "number" if column.words else None
+    return element("th", *words, scope="col", rowspan=rows, class_=side, data_column=place)
 
 
 def _cell(column: Column[Row], row: Row, first: bool) -> Html:
@@ -160,8 +172,8 @@ def _cell(column: Column[Row], row: Row, first: bool) -> Html:
 
 
 def _breakable(path: str) -> Html:
-    """A module path that may break after its dots."""
-    parts = path.split(".")
+    """A long module path may break after its dots."""
+    parts = path.split(".") if len(path) > 20 else [path]
     return joined([part for piece in parts[:-1] for part in (f"{piece}.", element("wbr"))] + parts[-1:])
 
 

@@ -98,7 +98,8 @@ def _draw(canvas: Canvas, theme: Theme, *, pairs: list[Pair]) -> None:
         words = f"{layer}: predicted {percent(predicted)}, measured {percent(measured)}"
         axes.plot(predicted, measured, "o", color=theme.blue, markersize=5.5, gid=tip(words))
     middle = math.sqrt(low * high)
-    furthest = sorted(pairs, key=_distance, reverse=True)[:_LABELS]
+    far = [pair for pair in pairs if len(pairs) < _LABELS or _distance(pair) > math.log(_CLOSE)]
+    furthest = sorted(far, key=_distance, reverse=True)[:_LABELS]
     for place, (layer, predicted, measured) in enumerate(sorted(furthest, key=lambda pair: pair[2])):
         left = predicted > middle
         axes.annotate(

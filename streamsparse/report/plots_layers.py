@@ -17,6 +17,7 @@ from streamsparse.report.theme import Theme
 from streamsparse.report.wording import compact, count, fewer, known, number, percent
 from streamsparse.types import Costs
 
+_SHORT = 16
 _OUTLINE = "Filled: what stays. Outline: the original."
 
 
@@ -210,8 +211,10 @@ def _paged(kind: _Kind, rows: Sequence[Row], draw: Callable[..., None]) -> list[
 
 
 def _common_start(paths: Sequence[str]) -> str:
-    """Leading components of module paths that all share, with their dots; "" for a single path."""
+    """Leading components that all of some long module paths share, with their dots; "" where all are short."""
     found = ""
+    if max(map(len, paths)) <= _SHORT:
+        return found
     for part in paths[0].split(".")[:-1] if len(paths) > 1 else []:
         if not all(path.startswith(f"{found}{part}.") for path in paths):
             break
