@@ -54,7 +54,7 @@ def report(
         streamsparse report s3://bucket/r50 --out reports/r50 --json
     """
     from streamsparse.reporting import report as report_stage
-    from streamsparse.reporting.stage import parse_formats
+    from streamsparse.reporting.stage import FIGURES, parse_formats
 
     o.use_threads(threads)
     with command(as_json) as bars:
@@ -71,8 +71,11 @@ def report(
         print_json({"run": run, "paths": paths, **summary, "seconds": bars.seconds})
         return
     _show(found.facts)
-    for path in found.paths:
+    own = [path for path in found.paths if path.parent == found.directory]
+    for path in own:
         say(f"Written: {path}")
+    if len(own) < len(found.paths):
+        say(f"Written: {len(found.paths) - len(own)} figures in {found.directory / FIGURES}")
 
 
 def _show_plan(run: str, out: str | None, formats: tuple[str, ...], overwrite: bool, as_json: bool) -> None:

@@ -103,6 +103,7 @@ def test_figures_one_by_one(run: Path, form: str) -> None:
     start = {"png": b"\x89PNG", "svg": b"<"}[form]
     assert all(path.read_bytes().startswith(start) for path in paths)
     assert {path.parent for path in paths} == {run / "report/figures"}
+    assert f"{len(paths)} figures in {run / 'report/figures'}" in invoke("report", run, "--format", form).stdout
 
 
 def test_another_report_replaces_the_first(run: Path) -> None:
