@@ -16,6 +16,9 @@ from tests.report.example import hostile_facts, lenet_facts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+PATIENCE = 120_000
+"""Milliseconds: a busy machine is no reason to fail."""
+
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path"),
     pytest.mark.xdist_group("browser"),
@@ -31,7 +34,7 @@ def colour(name: str) -> str:
 def browser() -> Iterator[Any]:
     rootless = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=rootless)
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=rootless, timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -50,6 +53,7 @@ def open_page(browser: Any, report: Path) -> Iterator[Any]:
 
     def opened(path: Path = report, **settings: Any) -> Any:
         page = browser.new_page(**settings)
+        page.set_default_timeout(PATIENCE)
         pages.append(page)
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
