@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from streamsparse.errors import StreamsparseError, UsageError
+from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent
 from streamsparse.service.planning import constraints_of
 from streamsparse.service.schemas import jobs as schemas
 from streamsparse.service.schemas.budgets import Choice
 from streamsparse.solve import SolveSettings, solve, trade_off
-from streamsparse.store import Run
+from streamsparse.store import Run, layout
 from streamsparse.types import Solution
-
-_COMMAND = "from streamsparse.cli import main; main()"
-REPORT_PREFIX = "report"
-"""Below a run: where the service keeps its report."""
 
 
 def perform(job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
@@ -106,19 +100,16 @@ def _verify(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
 
 
 def _report(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
-    """By the command, into a directory of its own, then into the run: the same on a disk and in a bucket."""
+    """Into a directory of its own, then into the run: the same on a disk and in a bucket."""
+    from streamsparse.reporting import report
+
     with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "report"
-        command = [sys.executable, "-c", _COMMAND, "report", job["run"], "--out", str(out)]
-        done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
-        lines = done.stdout.decode(errors="replace").strip().splitlines()
-        if done.returncode:
-            raise _failure(lines[-1] if lines else "", done.returncode)
-        files = sorted(path for path in out.rglob("*") if path.is_file())
+        found = report(run, scratch, on_event=on_event)
+        names = [str(path.relative_to(scratch)) for path in found.paths]
         with run.lock():
-            for file in files:
-                run.documents.write(f"{REPORT_PREFIX}/{file.relative_to(out).as_posix()}", file.read_bytes())
-        return {"files": [file.relative_to(out).as_posix() for file in files]}
+            for name in names:
+                run.documents.write(f"{layout.REPORT}/{name}", (Path(scratch) / name).read_bytes())
+    return {"files": names}
 
 
 _STAGES: dict[str, Callable[[Run, Mapping[str, Any], OnEvent], Any]] = {
@@ -168,18 +159,6 @@ def _data(run: Run, job: Mapping[str, Any], name: str, split: str) -> Any:
     )
 
 
-def _failure(line: str, status: int) -> StreamsparseError:
-    """The error that a command printed."""
-    from streamsparse import errors
-
-    try:
-        said = json.loads(line)
-        kind = getattr(errors, said.pop("error"))
-        return kind(said.pop("summary"), **said)  # type: ignore[no-any-return]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return StreamsparseError("The report could not be made.", got=f"exit status {status}: {line[:500]}")
-
-
 def _use_threads(threads: int | None) -> None:
     """Limit torch's and BLAS's threads: several jobs share the machine."""
     if threads is None:
@@ -203,6 +182,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0:
         return None
     return value
-
-
-__all__ = ["REPORT_PREFIX", "perform"]

@@ -26,9 +26,8 @@ from streamsparse.service.schemas.budgets import (
 )
 from streamsparse.service.schemas.jobs import JobView
 from streamsparse.service.schemas.runs import Begun, GroupView, RunSummary, RunView, StageView, Verification
-from streamsparse.service.stages import REPORT_PREFIX
 from streamsparse.solve import NetworkPoint
-from streamsparse.store import Run
+from streamsparse.store import Run, layout
 from streamsparse.store.solution import read_solution
 from streamsparse.types import Costs
 
@@ -172,8 +171,8 @@ def costs_view(costs: Costs) -> CostsView:
 
 def report_key(run: Run) -> str | None:
     """Where the run's HTML report lies, if it has one."""
-    names = [name for name in run.documents.names(REPORT_PREFIX) if name.endswith(".html")]
-    return f"{REPORT_PREFIX}/{names[0]}" if names else None
+    names = [name for name in run.documents.names(layout.REPORT) if name.endswith(".html")]
+    return f"{layout.REPORT}/{names[0]}" if names else None
 
 
 def _begun(run: Run, prefix: str) -> Begun:

@@ -25,7 +25,7 @@ from tests.small import SmallNet, build, random_images
 
 MODEL = "tests.small:SmallNet"
 QUICK = Timing(
-    lease_seconds=6.0, heartbeat_seconds=0.5, poll_seconds=0.1, first_retry_seconds=0.2, longest_retry_seconds=1.0
+    lease_seconds=30.0, heartbeat_seconds=0.5, poll_seconds=0.1, first_retry_seconds=0.2, longest_retry_seconds=1.0
 )
 
 
@@ -61,7 +61,7 @@ class Live:
         assert answer.status_code == expected, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
         return answer.json() if answer.content else None
 
-    def wait(self, job: str, seconds: float = 60.0, states: tuple[str, ...] = ()) -> dict[str, Any]:
+    def wait(self, job: str, seconds: float = 240.0, states: tuple[str, ...] = ()) -> dict[str, Any]:
         """The job once it has ended, or is in one of these states."""
         wanted = states or ("succeeded", "failed", "cancelled")
         deadline = time.monotonic() + seconds
