@@ -84,9 +84,9 @@ def test_two_hundred_layers_are_drawn_on_pages_that_can_be_printed() -> None:
     assert max(figure.size[1] / figure.size[0] for figure in drawn.values()) < 2.8
     assert "of 200 groups" in drawn["paths"].caption
     svg = inline_svg(drawn["channels-2"])
-    texts = [element.text for element in ElementTree.fromstring(svg).iter("text")]
-    assert len([text for text in texts if text and "denselayer" in text]) == 51
-    assert len(texts) == len(set(texts)) + texts.count("0") - 1 or len(set(texts)) > 51
+    texts = [element.text or "" for element in ElementTree.fromstring(svg).iter("text")]
+    labels = [text for text in texts if "denselayer" in text]
+    assert len(labels) == len(set(labels)) == 51  # shortened, and still told apart
 
 
 def test_titles_and_alternatives_say_the_numbers() -> None:
