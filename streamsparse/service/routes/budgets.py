@@ -71,7 +71,7 @@ def plan(run: RunName, asked: PlanRequest, service: Services, _: Reader) -> Plan
     `fronts` with the same lists finds.
     """
     named = service.root.find(run)
-    planned = service.planner.plan(named.run, asked)
+    planned = service.planner.plan(named.run, asked, full=asked.full)
     return plan_view(run, service.planner.captured(named.run), planned, positions=asked.positions)
 
 

@@ -54,6 +54,11 @@ class PlanRequest(Choice):
     """What would this choice give? Nothing is decided."""
 
     positions: bool = Field(default=False, description="Answer with the kept positions of every group too.")
+    full: bool = Field(
+        default=False,
+        description="Search as long as a job of kind `solve` does, which takes some times as long and is rarely "
+        "better: for the last look before a checkpoint is written.",
+    )
 
 
 class CostsView(View):
