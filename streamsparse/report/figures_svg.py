@@ -45,6 +45,8 @@ def standalone_svg(figure: Figure, theme: Theme = THEMES["light"]) -> str:
     title.text = printable(figure.title)
     root.insert(0, title)
     root.set("aria-labelledby", title.attrib["id"])
+    for side, points in zip(("width", "height"), root.attrib["viewBox"].split()[2:], strict=True):
+        root.set(side, f"{points}pt")
     root.set("xmlns", "http://www.w3.org/2000/svg")
     root.set("style", f"font-family: {_FONTS}; background: {theme.paper}")
     paper = ElementTree.Element("rect", {"width": "100%", "height": "100%", "fill": theme.paper})

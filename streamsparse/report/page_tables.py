@@ -42,8 +42,8 @@ def layer_table(facts: Facts) -> Html:
         Column("Parameters", "before", lambda layer: layer.report.original_costs.parameters),
         Column("MACs per image", "after", lambda layer: layer.report.costs.macs, compact),
         Column("MACs per image", "before", lambda layer: layer.report.original_costs.macs, compact),
-        Column("Relative error", "predicted", lambda layer: layer.report.held_out_error, percent),
-        Column("Relative error", "measured", lambda layer: layer.measured_error, percent),
+        Column("Relative error", "predicted", lambda layer: layer.report.held_out_error, _error),
+        Column("Relative error", "measured", lambda layer: layer.measured_error, _error),
     ]
     return table("layer-table", "Every layer, in order of execution", columns, facts.layers, sortable=True)
 
@@ -179,6 +179,11 @@ def _breakable(path: str) -> Html:
 
 def _accuracy(fraction: float) -> str:
     return f"{100 * fraction:.2f}{SPACE}%"
+
+
+def _error(error: float) -> str:
+    """Below a hundred-thousandth, round-off and ridge are all there is to read."""
+    return percent(error) if error >= 1e-5 else f"< {percent(1e-5)}"
 
 
 def _timed_on(one: Measured) -> str:

@@ -70,9 +70,11 @@ def _pareto(facts: Facts, points: list[NetworkPoint], cost: _Cost) -> Figure:
         alt += f" Chosen: {compact(cost.of(chosen.costs))} at {number(chosen.predicted_loss)}."
     alt += f" The original has {compact(cost.of(facts.original))}."
     caption = (
-        "Every dot is a network that a budget can ask for; lower and further left is better. The loss is "
-        f"predicted from statistics alone, in {facts.loss_unit}."
+        "Every dot is a network that a budget can ask for; lower and further left is better. The loss is the "
+        f"allocation's prediction, about the sum of what each group's cut costs alone, in {facts.loss_unit}."
     )
+    if chosen is not None and _measured_loss(facts) is not None:
+        caption += " Cross: as evaluation measured the pruned network."
     draw = partial(_draw_pareto, facts=facts, points=points, chosen=chosen, cost=cost)
     return Figure(f"pareto-{cost.key}", title, alt, caption, draw, (HALF, 3.4), "network")
 
@@ -125,21 +127,27 @@ def _draw_pareto(
         _mark(axes, theme, (across, max(chosen.predicted_loss, floor)), ("o", theme.orange), words)
         measured = _measured_loss(facts)
         if measured is not None:
-            _mark(axes, theme, (across, max(measured, floor)), ("X", theme.green), f"measured: {number(measured)}")
+            place = (across, max(measured, floor))
+            above = measured > chosen.predicted_loss
+            _mark(axes, theme, place, ("X", theme.green), f"measured: {number(measured)}", above=above)
 
 
-def _mark(axes: Axes, theme: Theme, place: tuple[float, float], look: tuple[str, str], words: str) -> None:
-    """An outlined marker with its name: at the right of it, or left and below near the right edge."""
+def _mark(
+    axes: Axes, theme: Theme, place: tuple[float, float], look: tuple[str, str], words: str, *, above: bool = False
+) -> None:
+    """An outlined marker with its name: at its right, or where that is too narrow, `above` the curve or below."""
     marker, colour = look
     axes.plot(*place, marker, color="none", markeredgecolor=colour, markersize=9, markeredgewidth=2, clip_on=False)
     across, up = axes.transAxes.inverted().transform(axes.transData.transform(place))
-    right = (1 - across) * _AXES_POINTS < 5.4 * len(words)  # a letter in bold takes about 5.4 points
+    fits = (1 - across) * _AXES_POINTS > 5.4 * len(words)  # a letter in bold takes about 5.4 points
+    offset = (9, 6) if fits else (2, 9) if above else (-9, 5 if up < 0.1 else -10)
     label = axes.annotate(
         words,
-        place,
-        (-9 if right else 9, (5 if up < 0.1 else -10) if right else 6),
+        (1.0, place[1]) if above and not fits else place,
+        offset,
+        xycoords=("axes fraction", "data") if above and not fits else "data",
         textcoords="offset points",
-        ha="right" if right else "left",
+        ha="left" if fits else "right",
         color=theme.ink,
         fontsize=SMALL,
         fontweight="bold",

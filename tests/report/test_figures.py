@@ -130,6 +130,8 @@ def test_pictures_are_files_in_the_colours_of_their_theme(tmp_path: Path) -> Non
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
         assert theme.ink in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
     assert "fc1" in (tmp_path / "light.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring((tmp_path / "light.svg").read_text(encoding="utf-8"))
+    assert root.attrib["width"] == f"{figure.size[0] * 72:g}pt"
 
 
 def test_other_formats_and_themes_are_refused(tmp_path: Path) -> None:
