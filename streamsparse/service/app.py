@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,16 +12,15 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.staticfiles import StaticFiles
 
 from streamsparse.errors import StreamsparseError
 from streamsparse.service import problems
 from streamsparse.service.context import Service, build_service
+from streamsparse.service.dashboard import mount_dashboard
 from streamsparse.service.guards import Guards
 from streamsparse.service.routes import budgets, checkpoints, health, jobs, runs, service
 from streamsparse.service.settings import Settings
 
-DASHBOARD = Path(__file__).parent / "dashboard"
 _ABOUT = """Runs of streamsparse over HTTP: submit jobs, watch them, choose a budget, download checkpoints.
 
 Errors are `application/problem+json` with what was expected, what was got, where, and what to do. On a server with
@@ -53,8 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(Exception, problems.on_unexpected)
-    if (DASHBOARD / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=DASHBOARD, html=True), name="dashboard")
+    mount_dashboard(app)
     app.add_middleware(Guards, service=parts)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     return app
