@@ -9,6 +9,7 @@ from rich.console import Console
 
 from streamsparse.report.facts import Facts
 from streamsparse.report.tables import LAYERS_AT_MOST, tables
+from streamsparse.report.wording import percent
 from tests.report.example import empty_facts, hostile_facts, lenet_facts
 
 
@@ -29,7 +30,7 @@ def test_costs_and_gains_come_first() -> None:
     for number in (facts.original.parameters, facts.pruned.parameters):
         assert f"{number:,}" in text
     fraction = 1 - facts.pruned.parameters / facts.original.parameters
-    assert f"{100 * fraction:.1f} % fewer" in text
+    assert f"{percent(fraction)} fewer" in text
     assert facts.loss_unit in text
 
 
@@ -68,7 +69,7 @@ def test_of_many_layers_those_that_changed_are_shown() -> None:
 def test_errors_of_round_off_are_not_spelled_out() -> None:
     facts = lenet_facts()
     tiny = replace(facts.layers[-1], measured_error=3.2e-9)
-    assert "< 0.001 %" in printed(replace(facts, layers=(tiny,)))
+    assert f"< {percent(1e-5)}" in printed(replace(facts, layers=(tiny,)))
 
 
 def test_a_run_without_a_solution_has_costs_alone() -> None:
