@@ -17,11 +17,11 @@ ONE_CYCLE_END: Final = 1 / 1000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: Adam, with a learning rate that is halved at regular intervals, or goes up and down once.
+    """How to train: Adam or SGD, with a learning rate that is halved at intervals, goes up and down once, or falls.
 
     Attributes:
         epochs: passes over the training images.
-        learning_rate: Adam's, in the first epoch; with `one_cycle` the highest.
+        learning_rate: the optimiser's, in the first epoch; with `one_cycle` the highest.
         halve_every: epochs between two halvings of the learning rate.
         one_cycle: instead, rise from 1/25 of it over the first fifth of all steps and fall to 1/1000 along cosines
             (L. Smith, N. Topin, "Super-convergence", arXiv:1708.07120).
@@ -31,6 +31,11 @@ class Recipe:
         seed: of the order of the images and of the shifts.
         device: as `torch.device` takes it.
         mixed_precision: bfloat16 forward passes; meant for CUDA.
+        cosine: instead of the halving, fall from the rate to zero along half a cosine, batch by batch
+            (I. Loshchilov, F. Hutter, "SGDR", arXiv:1608.03983, equation 5 without restarts).
+        sgd: stochastic gradient descent with `momentum` instead of Adam.
+        weight_decay: of either, as an L2 penalty on all parameters.
+        flip: each image is mirrored left to right with probability one half.
     """
 
     epochs: int = 20
@@ -42,6 +47,11 @@ class Recipe:
     device: str = "cpu"
     mixed_precision: bool = False
     one_cycle: bool = False
+    cosine: bool = False
+    sgd: bool = False
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         positive = (self.epochs, self.learning_rate, self.halve_every, self.batch_size)
@@ -52,9 +62,18 @@ class Recipe:
                 got=self,
                 remedy="correct the recipe",
             )
+        if (self.one_cycle and self.cosine) or not (0 <= self.momentum < 1 and self.weight_decay >= 0):
+            raise UsageError(
+                "a training recipe contradicts itself",
+                expected="one schedule, momentum in [0, 1), no negative weight decay",
+                got=self,
+                remedy="correct the recipe",
+            )
 
     def learning_rate_in(self, epoch: float) -> float:
         """The learning rate after so many epochs, of which a part may be one."""
+        if self.cosine:
+            return self.learning_rate * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         if not self.one_cycle:
             return float(self.learning_rate * 0.5 ** (epoch // self.halve_every))
         done = epoch / self.epochs
@@ -95,7 +114,7 @@ class Epoch:
     """One pass over the training images.
 
     Attributes:
-        learning_rate: Adam's.
+        learning_rate: at its beginning.
         loss: mean over the training images, while the weights were changing.
         validation_accuracy: fraction, after the epoch; None without validation images.
     """

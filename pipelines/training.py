@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipelines.recipe import Distillation, Epoch, Recipe
+from pipelines.training_state import Keeper, TrainingState
 from streamsparse.errors import DataError, NonFiniteError
 from streamsparse.events import OnEvent, ignore, reporting
 
@@ -28,6 +29,7 @@ def train_classifier(
     recipe: Recipe,
     *,
     validation: Labelled | None = None,
+    keeper: Keeper | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Epoch]:
     """Train `model` in place on cross entropy; it ends in evaluation mode, with the last epoch's weights.
@@ -37,6 +39,7 @@ def train_classifier(
         data: training images and labels.
         recipe: how.
         validation: images and labels that are only measured, after every epoch; they choose nothing.
+        keeper: keeps every epoch, and gives back those of an earlier call.
         on_event: hears of progress by batches, as stage "train".
 
     Returns:
@@ -46,7 +49,7 @@ def train_classifier(
         DataError: no images, or another number of labels.
         NonFiniteError: the loss became NaN or infinite.
     """
-    return _train(model, data, recipe, _cross_entropy, validation, "train", on_event)
+    return _train(model, data, recipe, _cross_entropy, validation, "train", keeper, on_event)
 
 
 def fine_tune(
@@ -56,6 +59,7 @@ def fine_tune(
     *,
     distillation: Distillation | None = None,
     validation: Labelled | None = None,
+    keeper: Keeper | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Epoch]:
     """Train a pruned `model` further, with the original as its teacher when `distillation` is given.
@@ -63,12 +67,12 @@ def fine_tune(
     Otherwise as `train_classifier`; its stage is "fine_tune".
     """
     if distillation is None:
-        return _train(model, data, recipe, _cross_entropy, validation, "fine_tune", on_event)
+        return _train(model, data, recipe, _cross_entropy, validation, "fine_tune", keeper, on_event)
     teacher = distillation.teacher
     was_training = teacher.training
     teacher.to(recipe.device).eval()
     try:
-        return _train(model, data, recipe, _distilling(distillation), validation, "fine_tune", on_event)
+        return _train(model, data, recipe, _distilling(distillation), validation, "fine_tune", keeper, on_event)
     finally:
         teacher.train(was_training)
 
@@ -110,6 +114,12 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     ]
 
 
+def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image of (images, channels, height, width) mirrored left to right or not, at random."""
+    mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
 def _train(
     model: nn.Module,
     data: Labelled,
@@ -117,18 +127,20 @@ def _train(
     loss: Loss,
     validation: Labelled | None,
     stage: str,
+    keeper: Keeper | None,
     on_event: OnEvent,
 ) -> list[Epoch]:
     images, labels = (tensor.to(recipe.device) for tensor in _checked(data))
     model.to(recipe.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    batches = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
-    history = []
-    with reporting(stage, batches, "batches", on_event) as advance, _seeded(recipe):
-        for epoch in range(recipe.epochs):
+    state = TrainingState(model, _optimizer(model, recipe), torch.Generator().manual_seed(recipe.seed))
+    batches = math.ceil(len(labels) / recipe.batch_size)  # of one epoch
+    with reporting(stage, recipe.epochs * batches, "batches", on_event) as advance, _seeded(recipe):
+        history = [] if keeper is None else keeper.restore(state)
+        if history:
+            advance(len(history) * batches)
+        for epoch in range(len(history), recipe.epochs):
             model.train()
-            mean_loss = _one_epoch(model, (images, labels), recipe, epoch, loss, optimizer, generator, advance)
+            mean_loss = _one_epoch(state, (images, labels), recipe, epoch, loss, advance)
             if not math.isfinite(mean_loss):
                 raise NonFiniteError(
                     "training diverged",
@@ -139,23 +151,34 @@ def _train(
                 )
             measured = None if validation is None else accuracy(model, validation, device=recipe.device)
             history.append(Epoch(recipe.learning_rate_in(epoch), mean_loss, measured))
+            if keeper is not None:
+                keeper.store(state, history)
     model.eval()
     return history
 
 
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.sgd:
+        return torch.optim.SGD(
+            model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.Adam(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
 def _one_epoch(
-    model: nn.Module,
+    state: TrainingState,
     data: Labelled,
     recipe: Recipe,
     epoch: int,
     loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
     advance: Callable[[int], None],
 ) -> float:
+    model, optimizer = state.model, state.optimizer
     total = torch.zeros((), device=recipe.device)
     seen = 0
-    for images, labels in _batches(data, recipe, generator):
+    for images, labels in _batches(data, recipe, state.generator):
         for settings in optimizer.param_groups:
             settings["lr"] = recipe.learning_rate_in(epoch + seen / len(data[1]))
         seen += len(labels)
@@ -174,7 +197,8 @@ def _batches(data: Labelled, recipe: Recipe, generator: torch.Generator) -> Iter
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
     for chosen in torch.split(order, recipe.batch_size):
         some = images[chosen]
-        yield (shifted(some, recipe.shift_pixels, generator) if recipe.shift_pixels else some), labels[chosen]
+        some = shifted(some, recipe.shift_pixels, generator) if recipe.shift_pixels else some
+        yield (flipped(some, generator) if recipe.flip else some), labels[chosen]
 
 
 def _cross_entropy(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,177 @@
+"""Options that the CIFAR recipes share, and what they do with them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from pipelines.cifar_data import open_pictures
+from pipelines.cifar_experiment import Request, chosen_cuts, experiment, plan_of
+from pipelines.cifar_networks import TRAINING, Network
+from pipelines.cifar_stages import Settings
+from pipelines.cifar_tables import print_plan, print_summary, write_results
+from pipelines.recipe import Recipe
+from streamsparse.cli.console import command, print_json
+from streamsparse.errors import UsageError
+
+DATASET = Annotated[
+    str, typer.Option(help="cifar10, fashion-mnist, mnist, imagefolder:PATH, npz:PATH ...; taken at 32×32 pixels.")
+]
+DATA_ROOT = Annotated[
+    Path | None, typer.Option(help="Where named data sets lie, or are downloaded to.", show_default="data")
+]
+WEIGHTS = Annotated[
+    Path | None,
+    typer.Option(
+        help="Trained original (safetensors); else from shared/models if it is for these data, else train."
+    ),
+]
+CUT = Annotated[list[str] | None, typer.Option(help="One of the paper's cuts; repeatable.", show_default="all")]
+SPARSITY = Annotated[
+    list[float] | None, typer.Option(help="Fraction that goes, from all layers freely; repeatable.")
+]
+COUNTS = Annotated[
+    Path | None, typer.Option(help='JSON {"CUT": {"GROUP": COUNT}}: channels kept, instead of a choice.')
+]
+IMAGES = Annotated[int, typer.Option(min=10, help="Calibration images, without labels.")]
+UNSEEN = Annotated[int, typer.Option(min=10, help="Further images that losses of cut networks are measured on.")]
+ROUNDS = Annotated[int, typer.Option(min=1, help="Rounds of moving channels between layers.")]
+SEED = Annotated[int, typer.Option(help="Of the calibration sample and of every training.")]
+EPOCHS = Annotated[int, typer.Option(min=1, help="Of the original's training.")]
+TUNE = Annotated[int, typer.Option(min=0, help="Of fine-tuning each network; 0 for none. The paper: 5 to 50.")]
+RATE = Annotated[float, typer.Option(help="Of fine-tuning; a hundredth of the training's in the paper.")]
+ONE_CYCLE = Annotated[bool, typer.Option("--one-cycle", help="Fine-tune with a rate that goes up and down once.")]
+TEACHER = Annotated[bool, typer.Option(help="The original teaches the networks that are tuned.")]
+SCRATCH = Annotated[int, typer.Option(min=0, help="Epochs of each pruned network from fresh weights; 0 for none.")]
+MIXED = Annotated[bool, typer.Option("--mixed-precision", help="Train in bfloat16; for CUDA.")]
+DEVICE = Annotated[str, typer.Option(help="cpu, cuda or cuda:N, for everything.")]
+THREADS = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's")]
+RUN = Annotated[Path | None, typer.Option(help="Keep everything here; the same command goes on after a kill.")]
+WRITE = Annotated[Path | None, typer.Option(help="Write the tables, as .md and .json, into this directory.")]
+AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+DRY_RUN = Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed; see the options of the same names."""
+
+    dataset: str
+    data_root: Path | None
+    weights: Path | None
+    cut: Sequence[str]
+    sparsity: Sequence[float]
+    counts: Path | None
+    images: int
+    unseen_images: int
+    rounds: int
+    seed: int
+    epochs: int
+    fine_tune_epochs: int
+    fine_tune_rate: float
+    one_cycle: bool
+    teacher: bool
+    from_scratch: int
+    mixed_precision: bool
+    device: str
+    threads: int | None
+    run: Path | None
+    write: Path | None
+    as_json: bool
+    dry_run: bool
+
+
+def run_recipe(network: Network, name: str, options: Options) -> None:
+    """Do what was typed.
+
+    Args:
+        name: of the recipe's module and of the files of `--write`.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with command(options.as_json) as bars, TemporaryDirectory(prefix=f"streamsparse-{network.name}-") as temporary:
+        request = request_of(network, options)
+        if options.dry_run:
+            summary: dict[str, Any] = {"plan": plan_of(request)}
+        else:
+            pictures = open_pictures(options.dataset, options.data_root)
+            summary = experiment(request, pictures, options.run or Path(temporary), bars)
+    if options.dry_run:
+        print_plan(summary["plan"])
+    else:
+        print_summary(summary, request)
+    if options.write is not None and not options.dry_run:
+        write_results(options.write, result_name(name, options.dataset), summary, request, typed(name, options))
+    if options.as_json:
+        print_json(summary)
+
+
+def request_of(network: Network, options: Options) -> Request:
+    """Validated.
+
+    Raises:
+        UsageError: cuts, sparsities, counts or recipes that cannot be.
+    """
+    training = replace(
+        TRAINING, epochs=options.epochs, seed=options.seed, device=options.device,
+        mixed_precision=options.mixed_precision, flip=options.dataset != "mnist",  # digits have a side
+    )  # fmt: skip
+    tuning: Recipe | None = None
+    if options.fine_tune_epochs:
+        tuning = replace(
+            training, epochs=options.fine_tune_epochs, learning_rate=options.fine_tune_rate,
+            one_cycle=options.one_cycle, cosine=not options.one_cycle,
+        )  # fmt: skip
+    settings = Settings(
+        images=options.images, seed=options.seed, unseen_images=options.unseen_images, rounds=options.rounds,
+        training=training, tuning=tuning, teacher=options.teacher,
+        scratch_epochs=options.from_scratch, device=options.device,
+    )  # fmt: skip
+    cuts = chosen_cuts(network, options.cut, options.sparsity, read_counts(options.counts))
+    return Request(network, cuts, options.dataset, options.data_root, options.weights, settings)
+
+
+def read_counts(file: Path | None) -> dict[str, dict[str, int]]:
+    """Channels kept, by cut and group.
+
+    Raises:
+        UsageError: no file, or another form.
+    """
+    if file is None:
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        return {str(cut): {str(group): int(count) for group, count in own.items()} for cut, own in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UsageError(
+            "The counts cannot be read.", expected='JSON {"CUT": {"GROUP": COUNT}}', got=error, where=file
+        ) from error
+
+
+def result_name(name: str, dataset: str) -> str:
+    """Of the files that are written: the recipe's, and the data set's where it is another."""
+    return name if dataset == "cifar10" else f"{name}_on_{dataset.partition(':')[0].replace('-', '_')}"
+
+
+def typed(name: str, options: Options) -> str:
+    """The command that repeats the experiment, without the places of files on this machine."""
+    parts = ["uv", "run", "python", "-m", f"pipelines.{name}", "--dataset", options.dataset.partition(":")[0]]
+    parts += [part for cut in options.cut for part in ("--cut", cut)]
+    parts += [part for value in options.sparsity for part in ("--sparsity", f"{value:g}")]
+    for option in ("images", "unseen_images", "rounds", "seed", "epochs", "fine_tune_epochs", "fine_tune_rate",
+                   "from_scratch", "device"):  # fmt: skip
+        parts += ["--" + option.replace("_", "-"), f"{getattr(options, option)}"]
+    parts += ["--teacher" if options.teacher else "--no-teacher"]
+    parts += ["--one-cycle"] if options.one_cycle else []
+    parts += ["--mixed-precision"] if options.mixed_precision else []
+    parts += ["--counts", options.counts.name] if options.counts else []
+    parts += ["--weights", options.weights.name] if options.weights else []
+    return shlex.join([*parts, "--write", "pipelines/results"])

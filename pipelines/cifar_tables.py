@@ -1,0 +1,181 @@
+"""What the CIFAR experiments show: the paper's figures beside ours, on the terminal and as a page with its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from pipelines.cifar_experiment import Request
+from pipelines.cifar_paper import Cut, Printed
+from pipelines.cifar_tuning import recipe_in_words
+from pipelines.lenet_tables import environment, percent
+from streamsparse.cli.console import print_table, say, size_text
+
+Rows = list[tuple[str, ...]]
+HEADINGS: Final = (
+    "network", "parameters", "sparsity", "paper", "local", "paper", "one-shot", "paper", "tuned", "paper",
+    "scratch", "faster", "paper", "MACs", "on disk", "paper",
+)  # fmt: skip
+EPOCHS: Final = (0, 1, 2, 5, 10, 20, 30, 50, 100, 150, 200, 250, 280, 300)
+NOTHING: Final = Printed(0.0)
+
+
+def comparison_rows(summary: dict[str, Any], request: Request) -> Rows:
+    """One row for each network under `HEADINGS`, the original first; paper's figures stand right of ours."""
+    first = summary["baseline"]
+    printed = request.network.printed
+    none = "–"
+    rows: Rows = [
+        ("original", f"{first['parameters']:,}", none, none, none, none, percent(first["accuracy"]),
+         percent(printed.accuracy), none, none, none, none, none, _millions(first["macs"]),
+         size_text(first["bytes"]), _megabytes(printed))
+    ]  # fmt: skip
+    rows += [_row(model, cut) for model, cut in zip(summary["models"], request.cuts, strict=True)]
+    return rows
+
+
+def _row(model: dict[str, Any], cut: Cut) -> tuple[str, ...]:
+    printed = cut.printed or NOTHING
+    faster = " / ".join(f"{ratio:.2f}×" for ratio in model["speed_up"].values())
+    return (
+        cut.name,
+        f"{model['parameters']:,}",
+        percent(model["sparsity"]),
+        percent(printed.sparsity),
+        percent(model["local_sparsity"]),
+        percent(printed.local_sparsity),
+        percent(model["accuracy_one_shot"]),
+        percent(printed.accuracy or None),
+        percent(model.get("accuracy_fine_tuned")),
+        ", ".join(percent(value) + (f" ({epoch})" if epoch else "") for epoch, value in printed.tuned.items())
+        or "–",
+        percent(model.get("accuracy_from_scratch")),
+        faster,
+        f"{printed.speed_up:.2f}×" if printed.speed_up else "–",
+        _millions(model["macs"]),
+        size_text(model["bytes"]),
+        _megabytes(printed),
+    )
+
+
+def epoch_rows(summary: dict[str, Any], request: Request) -> Rows:
+    """Accuracy by epoch, a heading row first: fine-tuned and from scratch, and the paper's (tables 5 and 6)."""
+    curves: dict[str, dict[int, float]] = {}
+    for model in summary["models"]:
+        for what, words in (("fine_tuned", "fine-tuned"), ("from_scratch", "from scratch")):
+            if found := model.get(f"accuracy_{what}_by_epoch"):
+                start = {0: model["accuracy_one_shot"]} if what == "fine_tuned" else {}
+                curves[f"{model['name']}, {words}"] = start | dict(enumerate(found, 1))
+    if not curves:
+        return []
+    curves |= {f"paper's conv_all+fc, {words}": line for words, line in request.network.by_epoch.items()}
+    last = {max(line) for line in curves.values()}
+    shown = [n for n in sorted({*EPOCHS, *last}) if any(n in line for line in curves.values())]
+    rows: Rows = [("epoch", *map(str, shown))]
+    rows += [(name, *(percent(line.get(number)) for number in shown)) for name, line in curves.items()]
+    return rows
+
+
+def print_summary(summary: dict[str, Any], request: Request) -> None:
+    """Tables on standard output."""
+    title = f"{request.network.title} on {summary['data']['name']}"
+    columns = ("network", "sparsity", "one-shot", "paper's one-shot", "tuned", "paper's tuned", "scratch", "faster")
+    places = (0, 2, 6, 7, 8, 9, 10, 11)
+    rows = [tuple(row[place] for place in places) for row in comparison_rows(summary, request)]
+    print_table(title, {name: "right" if name != "network" else "left" for name in columns}, rows)
+    if (by_epoch := epoch_rows(summary, request)) and len(by_epoch[0]) < 14:
+        print_table("Accuracy by epoch", dict.fromkeys(by_epoch[0], "right"), by_epoch[1:])
+    say("Seconds by stage: " + _seconds(summary))
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """What would be done."""
+    rows = [(layer["layer"], _shape(layer["input_shape"]), _shape(layer["output_shape"]), str(layer["columns"]))
+            for layer in plan["layers"]]  # fmt: skip
+    title = f"{plan['network']} on {plan['dataset']} in {plan['data']}: statistics of {plan['images']:,} images"
+    print_table(title, {"layer": "left", "input": "right", "output": "right", "columns": "right"}, rows)
+    networks = [
+        (model["name"], ", ".join(model["groups"]), "by hand" if model["sparsity"] is None else
+         f"at most {model['parameters']:,}") for model in plan["models"]
+    ]  # fmt: skip
+    print_table("Improve, refit in order, write, evaluate", dict.fromkeys(("network", "cut", "parameters"), "left"),
+                networks)  # fmt: skip
+    if plan["download"]:
+        say(f"The data are not there: they would be downloaded to {plan['data']}.")
+    say(f"Original: {plan['original']}. Fine-tuning: {plan['fine_tuning']}. From scratch: "
+        f"{plan['from_scratch_epochs']} epochs. Nothing was touched.")  # fmt: skip
+
+
+def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
+    """The comparison as a page, with what it takes to repeat it."""
+    about, settings, data = environment(), request.settings, summary["data"]
+    on_paper = "" if request.dataset == "cifar10" else " The paper's figures are for CIFAR-10."
+    teacher = ", the original as teacher" if settings.teacher and settings.tuning else ""
+    lines = [
+        f"# {request.network.title} on {data['name']}: the paper's cuts, and further",
+        "",
+        *_table([HEADINGS, *comparison_rows(summary, request)]),
+        "",
+        f"Accuracy on {data['test']:,} test images.{on_paper} One-shot: {settings.images:,} training images "
+        "without their labels, channels chosen in the layers named, weights refitted in order, nothing trained. "
+        f"Tuned: {recipe_in_words(settings.tuning)}{teacher}, on {data['training']:,} images; the paper's with its "
+        "number of epochs where the text tells. Scratch: the same architecture from fresh weights. Local: of the "
+        "parameters of the layers named. Faster: measured seconds before over after, for "
+        f"{' and '.join(summary['models'][0]['speed_up'])} images at once on {settings.device}. The paper's counts "
+        "of channels (its table 3) are lost in the text at hand: the cuts meet its sparsities instead.",
+        "",
+        f"Original: {summary['baseline']['origin']}.",
+        "",
+    ]
+    if by_epoch := epoch_rows(summary, request):
+        lines += ["## Accuracy by epoch", "", *_table(by_epoch), ""]
+    lines += [
+        f"Measured {about['date']} on {machine(settings.device)}, {about['threads']} thread(s); "
+        + ", ".join(f"{name} {number}" for name, number in about["versions"].items()) + ".",
+        f"Seconds by stage: {_seconds(summary)}.",
+        "",
+        f"    {typed}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def write_results(directory: Path, name: str, summary: dict[str, Any], request: Request, typed: str) -> None:
+    """Write NAME.md and NAME.json, without the places where checkpoints lie on this machine."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.md").write_text(markdown_page(summary, request, typed))
+    models = [{k: v for k, v in model.items() if not k.startswith("checkpoint")} for model in summary["models"]]
+    about = {**environment(), "device": machine(request.settings.device)}
+    record = {**summary, "models": models, "environment": about, "command": typed}
+    (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def machine(device: str) -> str:
+    """Processor and, if it did the work, accelerator."""
+    about = environment()
+    processor = f"{about['machine']}, {about['cores']} cores"
+    return f"{torch.cuda.get_device_name(device)} ({processor})" if device.startswith("cuda") else processor
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    sides = ("---", *("---:",) * (len(rows[0]) - 1))
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], sides, *rows[1:])]
+
+
+def _seconds(summary: dict[str, Any]) -> str:
+    return ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["seconds"].items())
+
+
+def _millions(macs: int) -> str:
+    return f"{macs / 1e6:,.1f} M"
+
+
+def _megabytes(printed: Printed) -> str:
+    return f"{printed.megabytes:g} MB" if printed.megabytes else "–"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
