@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -74,32 +76,30 @@ class Reporter:
         self.write({"type": "progress", **about, "per_second": rate, "seconds_left": left, "finished": finished})
 
 
-def watch_parent() -> None:
-    """End this process at once when standard input ends."""
+def watch_parent() -> queue.Queue[bytes]:
+    """Read standard input from now on: where the job will come, and the end of this process when it ends."""
+    lines: queue.Queue[bytes] = queue.Queue()
 
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
+    def read() -> None:
+        received = bytearray()
+        while piece := os.read(0, 65536):
+            received += piece
+            if received.endswith(b"\n"):
+                lines.put(bytes(received))
         os._exit(ABANDONED_STATUS)
 
-    threading.Thread(target=wait, name="parent", daemon=True).start()
+    threading.Thread(target=read, name="parent", daemon=True).start()
+    return lines
 
 
 def main() -> int:
     """Read the job, do it, report; returns the exit status."""
-    import time
-
+    lines = watch_parent()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print belongs to the log
     from streamsparse.service.stages import perform  # seconds, spent while the process waits for its job
 
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 1)
-        if not piece:
-            return ABANDONED_STATUS
-        line += piece
-    watch_parent()
+    line = lines.get()
     reporter = Reporter(out, time.monotonic)
     try:
         result = perform(json.loads(line), reporter)

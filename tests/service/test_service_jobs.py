@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -56,8 +56,7 @@ def test_a_killed_process_is_tried_again_and_an_impossible_job_fails_with_its_re
 def _kill_report_fail(live: Live) -> None:
     job = live.json("POST", "/api/v1/runs/small/jobs", 202, json={"kind": "verify"})["id"]
     live.wait(job, states=("running",))
-    child = next(iter(psutil.Process().children()))
-    child.kill()
+    job_processes()[0].kill()
     found = live.wait(job)
     assert (found["state"], found["attempts"]) == ("succeeded", 2)
     states = [event.data for event in _events(live, job) if event.data["type"] == "state"]
@@ -83,7 +82,7 @@ def test_cancelling_ends_the_process_and_retrying_queues_again(live: Live) -> No
     assert live.json("POST", f"/api/v1/jobs/{second}/cancel")["state"] == "cancelled"  # it only waited
     live.json("POST", f"/api/v1/jobs/{first}/cancel")
     assert live.wait(first)["state"] == "cancelled"
-    assert psutil.wait_procs(psutil.Process().children(), timeout=30)[1] == []
+    assert [child.cmdline() for child in job_processes() if child.is_running()] == []
     again = live.json("POST", f"/api/v1/jobs/{second}/retry")
     assert again["state"] in ("queued", "running")
     live.json("POST", f"/api/v1/jobs/{second}/cancel")
@@ -124,7 +123,7 @@ def _kill_and_recover(root: Path, service: subprocess.Popen[str], url: str) -> N
         service.wait()
         # noticed at once: its process is dead
         beside.wait(jobs[0], states=("queued",))
-        assert psutil.wait_procs(workers, timeout=10)[1] == []  # jobs do not outlive their service
+        assert psutil.wait_procs(workers, timeout=30)[1] == []  # jobs do not outlive their service
         with serving(root, jobs=1) as second:
             ended = [second.wait(job) for job in jobs]
             assert [job["state"] for job in ended] == ["succeeded"] * 4
@@ -170,6 +169,16 @@ def test_models_are_built_by_registry_names_alone(root: Path) -> None:
 
         job, _ = submit(live.service.queue, Submission(**body, who="test"), 10)  # type: ignore[arg-type]
         assert live.wait(job["id"])["error"]["error"] == "ModelError"
+
+
+def job_processes(service: int | None = None) -> list[psutil.Process]:
+    """Processes of jobs that belong to a service, by default to one in this process."""
+    found = []
+    for child in psutil.Process(service).children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "streamsparse.service.work" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def _events(live: Live, job: str) -> list:  # type: ignore[type-arg]
