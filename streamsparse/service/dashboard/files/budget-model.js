@@ -3,6 +3,7 @@
 import { getJson, path, postJson } from "./api.js";
 
 export const STEPS = 400;
+const POWER = 2.5;
 const POINTS = 60;
 const SAMPLES = 24;
 const TIMED = 13;
@@ -106,21 +107,29 @@ export function pointAt(points, value) {
   return found;
 }
 
-/** Positions of the slider are even steps of the value's logarithm, for small networks differ by factors too. */
+/**
+ * From positions of the slider to values. Errors go by their logarithm. Costs go by a power, so that half of the
+ * slider is what keeps most of the network's accuracy and the rest still reaches the smallest network there is.
+ */
 export class Scale {
-  constructor(lowest, highest) {
-    this.lowest = Math.min(rounded(lowest, Math.ceil), highest);
-    this.highest = highest;
+  constructor(quantity, points) {
+    this.highest = points.at(-1).value;
+    this.lowest = Math.min(rounded(points[0].value, Math.ceil), this.highest);
+    this.isEven = quantity !== "max-error";
   }
 
   value(position) {
     if (position >= STEPS) return this.highest;
     if (position <= 0) return this.lowest;
-    return rounded(this.lowest * (this.highest / this.lowest) ** (position / STEPS), Math.round);
+    const share = position / STEPS;
+    const { lowest, highest } = this;
+    return rounded(this.isEven ? lowest + (highest - lowest) * share ** POWER : lowest * (highest / lowest) ** share, Math.round);
   }
 
   position(value) {
-    const share = Math.log(value / this.lowest) / Math.log(this.highest / this.lowest);
+    const { lowest, highest } = this;
+    if (highest === lowest) return STEPS;
+    const share = this.isEven ? Math.max(0, (value - lowest) / (highest - lowest)) ** (1 / POWER) : Math.log(value / lowest) / Math.log(highest / lowest);
     return Math.round(STEPS * Math.min(1, Math.max(0, share)));
   }
 

@@ -47,7 +47,7 @@ class BudgetPage {
     const controls = element("section", { class: "controls", "aria-label": "Budget" },
       quantitySwitch(state.quantity, (quantity) => this.setQuantity(quantity)), this.slider.node, this.hint,
       generalOptions(state.options, () => this.load()), this.trouble, this.tiles, this.writer.node);
-    const picture = element("div", { class: "picture" },
+    const picture = element("div", { class: "picture" }, this.writer.place,
       element("h2", {}, "Architecture"), element("p", { class: "lead" }, "Channels kept of every group, in order of execution. A bar is as long as the original's channels are many. Open a group for its options."),
       this.network, element("h2", {}, "Predicted loss"), this.curve.node, this.layers);
     this.content = element("div", { class: "budget" }, controls, picture);
@@ -95,7 +95,7 @@ class BudgetPage {
       fill(this.tiles, this.figures.node);
     }
     const { quantity, values } = this.state;
-    this.slider.setScale(new Scale(points[0].value, points.at(-1).value), quantity, front.original_costs);
+    this.slider.setScale(new Scale(quantity, points), quantity, front.original_costs);
     values[quantity] = this.slider.scale.clamp(values[quantity]);
     this.slider.show(values[quantity]);
     this.curve.setPoints(points, quantity, front.loss_kind);
@@ -132,6 +132,7 @@ class BudgetPage {
 
   /** What the stored front says, without asking anybody. */
   preview() {
+    if (this.points.length === 0) return;
     const point = pointAt(this.points, this.value);
     const counts = { ...point.counts, ...(channelsOf(this.state.options) ?? {}) };
     this.plan = null;
@@ -141,10 +142,12 @@ class BudgetPage {
     this.writer.setReady(false);
   }
 
-  /** The exact plan, a moment after the last change. */
+  /** The plan for what is chosen now, a moment after the last change. */
   ask(wait = DEBOUNCE_MILLISECONDS) {
     clearTimeout(this.pending);
     this.planning.abort();
+    this.writer.setReady(false);
+    this.figures.mark(false, "Planning …");
     this.pending = setTimeout(() => this.askNow(), wait);
   }
 
@@ -188,6 +191,7 @@ class BudgetPage {
 
   fail(error) {
     this.writer.setReady(false);
+    this.figures?.mark(false, "There is no plan for this; the figures are of another one.");
     const isMissing = error.error === "StageMissingError";
     fill(this.trouble, problemBox(error, isMissing ? frontsAction(this.run.id, this.state.options, this.trouble) : null));
   }

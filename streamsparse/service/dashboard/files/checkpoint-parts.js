@@ -45,6 +45,7 @@ async function fillArchive(place, view, address, trouble) {
   const name = `${view.run}-${view.name}.tar`;
   try {
     const answer = await send("HEAD", address);
+    await answer.text(); // nothing; but the browser counts the request as done
     const size = Number(answer.headers.get("Content-Length"));
     fill(place, downloadLink(`Download ${name}`, address, name, trouble), element("span", { class: "muted" }, ` ${bytes(size)} (${count(size)} bytes), all files`),
       digest((answer.headers.get("ETag") ?? "").replaceAll('"', "")));

@@ -49,9 +49,9 @@ export class LossCurve {
     const steps = this.points.map((point, index) => `${index ? "L" : "M"}${x.at(point.value)},${y.at(point.loss)}`).join("");
     fill(this.place, element("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-labelledby": this.title },
       element("title", { id: this.title }, `Predicted loss against ${noun}. ${about}`),
-      xAxis(x, width, `${noun}${this.quantity === "max-error" ? "" : " kept"} (%, logarithmic)`), yAxis(y, width, lossUnit(this.lossKind)),
+      xAxis(x, width, `${noun}${this.quantity === "max-error" ? "" : " kept"} (%, logarithmic)`), yAxis(y, width),
       element("path", { class: "line", d: steps }), this.points.map((point) => element("circle", { class: "dot", cx: x.at(point.value), cy: y.at(point.loss), r: 2 })),
-      this.chosen ? marker(this.chosen, x, y) : null));
+      this.chosen ? marker(this.chosen, x, y, first.loss < last.loss) : null));
     this.caption.textContent = `Predicted loss, ${lossUnit(this.lossKind)}, over ${noun}${this.quantity === "max-error" ? "" : " kept"}; both logarithmic.`;
   }
 }
@@ -92,13 +92,23 @@ function yAxis(y, width) {
     element("line", { class: "edge", x1: MARGIN.left, x2: MARGIN.left, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom }));
 }
 
-const tickText = (tick) => (tick < 1e-3 ? tick.toExponential(0).replace("e-", "e−") : String(Number(tick.toPrecision(2))));
+const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
-function marker({ value, loss }, x, y) {
+/** 0.001 -> "10⁻³", 0.002 -> "2·10⁻³", 0.5 -> "0.5". */
+function tickText(tick) {
+  if (tick >= 0.01) return String(Number(tick.toPrecision(2)));
+  const [digit, power] = tick.toExponential(0).split("e-");
+  const raised = `10⁻${[...power].map((one) => SUPERSCRIPTS[one]).join("")}`;
+  return digit === "1" ? raised : `${digit}·${raised}`;
+}
+
+function marker({ value, loss }, x, y, isRising) {
   const [across, up] = [x.clamp(x.at(value)), y.clamp(y.at(loss))];
-  const right = across > (x.from + x.to) / 2;
+  // a falling curve leaves room above on its right and below on its left, a rising one above on its left
+  const place = isRising ? [across - 10, Math.max(up - 10, 12), "end"]
+    : across > x.to - 64 ? [across - 10, Math.min(up + 20, HEIGHT - MARGIN.bottom - 6), "end"] : [across + 10, Math.max(up - 10, 12), "start"];
   return element("g", { class: "chosen" },
     element("line", { x1: across, x2: across, y1: up, y2: HEIGHT - MARGIN.bottom }), element("line", { x1: MARGIN.left, x2: across, y1: up, y2: up }),
     element("circle", { cx: across, cy: up, r: 6 }),
-    element("text", { x: across + (right ? 10 : 10), y: up - 10, "text-anchor": right && across > x.to - 60 ? "end" : "start" }, small(loss)));
+    element("text", { x: place[0], y: place[1], "text-anchor": place[2] }, small(loss)));
 }

@@ -58,9 +58,10 @@ async function navigate() {
 function startTheme() {
   const root = document.documentElement;
   const press = document.getElementById("theme");
+  const word = press.querySelector(".word");
   const system = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const name = () => { press.textContent = isDark() ? "Light theme" : "Dark theme"; };
+  const name = () => { word.textContent = isDark() ? "Light theme" : "Dark theme"; };
   press.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     try {

@@ -26,8 +26,14 @@ export class PlanFigures {
       this.tiles.seconds.show(seconds(shown.seconds), known ? `${percent(shown.seconds / shown.originalSeconds)} of ${seconds(shown.originalSeconds)}` : "not known yet",
         known ? shown.seconds / shown.originalSeconds : null);
     }
+    this.mark(exact, exact ? "As planned. Writing searches once more, in full, and may find a little better."
+      : "From the stored front; the plan follows.");
+  }
+
+  /** What the figures are worth: those of the plan that was asked for, or of something near it. */
+  mark(exact, text) {
     this.node.classList.toggle("rough", !exact);
-    setText(this.state, exact ? "Exact, as it would be written." : "From the stored front; the exact plan follows.");
+    setText(this.state, text);
   }
 }
 

@@ -32,7 +32,7 @@ export async function runPage(name, [tab = "budget", ...rest]) {
       // the next change tries again; what is shown was true a moment ago
     }
   });
-  const node = element("div", { class: `run-page ${tab}` }, head, tabs(name, tab), content);
+  const node = element("div", { class: "run-page" }, head, tabs(name, tab), content);
   return { title: `${name} – ${TABS[tab] ?? tab}`, node, dispose: () => { stop(); made.dispose?.(); } };
 }
 

@@ -34,7 +34,7 @@ export class CheckpointWriter {
     this.press = button("Write checkpoint …", () => this.ask(), { class: "primary wide", disabled: true });
     this.place = element("div", { class: "written" });
     this.note = element("p", { class: "muted" });
-    this.node = element("div", { class: "writer" }, this.press, this.note, this.place);
+    this.node = element("div", { class: "writer" }, this.press, this.note);
     this.allowed = true;
     may("submit").then((allowed) => {
       this.allowed = allowed;
@@ -62,7 +62,7 @@ export class CheckpointWriter {
     const job = await askInDialog({
       title: "Write a checkpoint",
       body: [element("p", {}, element("strong", {}, budget), ": ", facts), writeFields(budget.replace("=", "-")),
-        element("p", { class: "muted" }, "The weights behind the cut channels are re-estimated in order; then the checkpoint is written.")],
+        element("p", { class: "muted" }, "A job chooses the channels in full, re-estimates the weights behind them and writes the checkpoint; the figures may come out a little better.")],
       confirm: "Write it",
       submit: (form) => {
         const channels = channelsOf(options);
@@ -78,6 +78,7 @@ export class CheckpointWriter {
     const card = jobCard(job);
     const [after, name] = [element("div"), job.parameters.name];
     fill(this.place, card.node, after);
+    this.place.scrollIntoView({ block: "nearest" });
     noteJob(job);
     announce(`Writing checkpoint ${name}.`);
     let ended = false;
