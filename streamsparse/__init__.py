@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamsparse.capture import CaptureSettings as CaptureSettings
     from streamsparse.capture import Subject as Subject
     from streamsparse.capture import capture as capture
+    from streamsparse.client import Client as Client
     from streamsparse.errors import StreamsparseError as StreamsparseError
     from streamsparse.evaluation import Evaluation as Evaluation
     from streamsparse.evaluation import evaluate as evaluate
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccumulateSettings": "accumulate",
     "CaptureSettings": "capture",
+    "Client": "client",
     "Constraints": "solve",
     "Evaluation": "evaluation",
     "Reported": "reporting",

@@ -80,15 +80,16 @@ class Planner:
         """The run's manifest, parsed."""
         return self._loaded(run).captured
 
-    def plan(self, run: Run, choice: Choice, *, full: bool = False) -> Planned:
+    def plan(self, run: Run, choice: Choice, *, full: bool = False, device: str | None = None) -> Planned:
         """The architecture of least predicted loss under a choice; decides nothing.
 
         Args:
             full: search as long as `solve` does. Else a budget of parameters, MACs or bytes is answered by the
                 search of the network's front, a fifth of the time: in rare cases its loss is slightly higher.
+            device: predict seconds on it; None for that of the budget, if any.
 
         Raises:
-            StageMissingError: fronts are not found yet.
+            StageMissingError: fronts are not found yet; no latencies of the device.
             UsageError, BudgetError: see `make_plan`.
         """
         constraints = constraints_of(choice)
@@ -97,7 +98,8 @@ class Planner:
             sizes = {group.name: group.size for group in captured.graph.groups}
             whole = whole_here(captured, constraints)
             check_request(choice.budget, choice.channels, sizes, whole, constraints)
-            latencies = _latencies(run, captured, choice.budget)
+            bounded = _device(choice.budget)
+            latencies = latencies_of(run, captured, bounded or device)
             found = self._found(run, constraints)
             free = {name: count for name, count in (choice.channels or {}).items() if name in found.fronts.plain}
             counts = None if full or free else _quick_counts(found, captured, choice.budget, constraints)
@@ -126,9 +128,7 @@ class Planner:
             found = self._found(run, constraints)
             key = (quantity, points, constraints.round_to, constraints.min_channels)
             if key not in found.points:
-                found.points[key] = network_front(
-                    found.fronts.chosen, captured.costs, found.losses, quantity, points, constraints
-                )
+                found.points[key] = _points(found, captured, constraints, quantity, points)
             return found.points[key], found
 
     def _found(self, run: Run, constraints: Constraints) -> Found:
@@ -219,9 +219,45 @@ def _quick_counts(
     return points[0].counts
 
 
-def _latencies(run: Run, captured: Captured, budget: str | None) -> LatencyModel | None:
-    device = parse_budget(budget).device if budget is not None else None
+def _device(budget: str | None) -> str | None:
+    """Of a budget of latency."""
+    return parse_budget(budget).device if budget is not None else None
+
+
+def latencies_of(run: Run, captured: Captured, device: str | None) -> LatencyModel | None:
+    """Measured ones; None for no device.
+
+    Raises:
+        StageMissingError: none were measured on it.
+    """
     return None if device is None else read_latencies(run, captured, device)
+
+
+def _points(
+    found: Found, captured: Captured, constraints: Constraints, quantity: str, points: int
+) -> tuple[NetworkPoint, ...]:
+    if quantity != "max-error":
+        chosen = found.fronts.chosen
+        return network_front(chosen, captured.costs, found.losses, quantity, points, constraints)
+    curves = [
+        front.held_out[constraints.allowed(name, front.front.positions)]
+        for name, front in found.fronts.chosen.items()
+    ]
+    most = max((float(curve.max()) for curve in curves), default=1.0)
+    least = min((float(curve[curve > 0].min(initial=most)) for curve in curves), default=most)
+    limits = np.geomspace(max(least, most / 1e6), most, points)
+    return tuple(_point_within(found, captured, constraints, float(limit)) for limit in limits)
+
+
+def _point_within(found: Found, captured: Captured, constraints: Constraints, limit: float) -> NetworkPoint:
+    """The network with the fewest channels whose held-out errors are within a limit."""
+    budget = f"max-error={limit:.6g}"
+    plan = make_plan(
+        found.fronts.chosen, captured.costs, budget=budget, constraints=constraints, losses=found.losses,
+        loss_kind=found.loss_kind,
+    )  # fmt: skip
+    fraction = plan.costs.parameters / plan.original_costs.parameters
+    return NetworkPoint(budget, fraction, plan.costs, sum(plan.predicted_losses.values()), plan.counts)
 
 
 def _no_fronts(constraints: Constraints) -> StageMissingError:

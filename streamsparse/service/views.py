@@ -10,6 +10,7 @@ from typing import Any
 from streamsparse.errors import StageMissingError, StreamsparseError
 from streamsparse.inspection import inspect_run
 from streamsparse.intake.captured import Captured
+from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.network.observation import whole_groups
 from streamsparse.service.context import Service
 from streamsparse.service.jobs.database import moment
@@ -153,7 +154,7 @@ def plan_view(run: str, captured: Captured, planned: Planned, *, positions: bool
     )
 
 
-def point_view(point: NetworkPoint) -> FrontPoint:
+def point_view(point: NetworkPoint, latencies: LatencyModel | None = None) -> FrontPoint:
     """A point of the network's front."""
     return FrontPoint(
         budget=point.budget,
@@ -161,6 +162,7 @@ def point_view(point: NetworkPoint) -> FrontPoint:
         costs=costs_view(point.costs),
         predicted_loss=point.predicted_loss,
         counts=point.counts,
+        predicted_seconds=None if latencies is None else float(latencies.seconds(point.counts)),
     )
 
 

@@ -79,6 +79,7 @@ def serving(root: Path | str, headers: Mapping[str, str] | None = None, **settin
     options: dict[str, Any] = {
         "port": 0,
         "jobs": 1,
+        "warm": False,
         "timing": QUICK,
         "allow_models": (MODEL,),
         "threads": 1,

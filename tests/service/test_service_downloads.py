@@ -56,6 +56,8 @@ def test_an_archive_is_the_same_every_time_and_opens(shared: Live) -> None:
     first, second = shared.http.get(path), shared.http.get(path)
     assert first.content == second.content
     assert first.headers["etag"] == f'"{hashlib.sha256(first.content).hexdigest()}"'
+    told = shared.json("GET", CHECKPOINT)["archive"]
+    assert (told["bytes"], told["sha256"]) == (len(first.content), first.headers["etag"].strip('"'))
     assert shared.http.get(path, headers={"Range": "bytes=500-1600"}).content == first.content[500:1601]
     with tarfile.open(fileobj=io.BytesIO(first.content)) as opened:
         assert opened.getnames() == ["config.json", "model.safetensors"]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from streamsparse.errors import BudgetError, StageMissingError, UsageError
+from streamsparse.latencies import measure_latencies
 from streamsparse.service.planning import Planner
 from streamsparse.service.schemas.budgets import Choice, ConstraintOptions
 from streamsparse.solve import Constraints, solve, trade_off
 from streamsparse.store import Run
+from tests.small import SmallNet, build
 
 
 @pytest.fixture
@@ -77,3 +79,20 @@ def test_the_front_falls_and_is_remembered(run: Run) -> None:
     losses = [point.predicted_loss for point in points]
     assert losses == sorted(losses)
     assert planner.front(run, ConstraintOptions(), "params", 6)[0] is points
+
+
+def test_a_front_by_errors_and_seconds_on_a_device(run: Run) -> None:
+    planner = Planner()
+    points, _ = planner.front(run, ConstraintOptions(), "max-error", 5)
+    parameters = [point.costs.parameters for point in points]
+    assert parameters == sorted(parameters, reverse=True)
+    assert parameters[0] > parameters[-1]
+    again = planner.plan(run, Choice(budget=points[2].budget)).plan
+    assert again.counts == points[2].counts
+    with pytest.raises(StageMissingError, match="latencies"):
+        planner.plan(run, Choice(budget="params=0.5"), device="cpu")
+    measure_latencies(run, model=build(SmallNet), device="cpu")
+    planned = planner.plan(run, Choice(budget="params=0.5"), device="cpu")
+    assert planned.plan.predicted_seconds is not None
+    assert planned.original_seconds is not None
+    assert 0 < planned.plan.predicted_seconds <= planned.original_seconds

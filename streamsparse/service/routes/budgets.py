@@ -8,9 +8,11 @@ from fastapi import APIRouter, Query, Response
 
 from streamsparse.network.observation import whole_groups
 from streamsparse.service.context import Reader, Services, Submitter
+from streamsparse.service.planning import latencies_of
 from streamsparse.service.routes.jobs import IdempotencyKey, queue_job
 from streamsparse.service.routes.names import RunName, problems
 from streamsparse.service.schemas.budgets import (
+    DEVICE_PATTERN,
     ConstraintOptions,
     FrontGroup,
     FrontView,
@@ -36,6 +38,9 @@ def show_front(
     round_to: Annotated[int, Query(ge=1, le=4096)] = 1,
     min_channels: Annotated[float, Query(gt=0, le=10_000_000, allow_inf_nan=False)] = 1,
     leave: Annotated[list[ModuleName], Query(max_length=100, description="Layers to leave alone.")] = [],  # noqa: B006
+    device: Annotated[
+        str | None, Query(pattern=DEVICE_PATTERN, description="Add predicted seconds on it to every point.")
+    ] = None,
     curves: Annotated[bool, Query(description="Add every group's held-out errors by count.")] = False,
 ) -> FrontView:
     """Predicted loss of the network against parameters, MACs or bytes.
@@ -46,6 +51,7 @@ def show_front(
     options = ConstraintOptions(round_to=round_to, min_channels=min_channels, leave=leave)
     captured = service.planner.captured(named.run)
     found, about = service.planner.front(named.run, options, quantity, points)
+    latencies = latencies_of(named.run, captured, device)
     errors = {name: front.held_out.tolist() for name, front in about.fronts.chosen.items()} if curves else {}
     groups = [
         FrontGroup(**group.model_dump(), held_out_errors=errors.get(group.name))
@@ -57,7 +63,7 @@ def show_front(
         quantity=quantity,
         loss_kind=about.loss_kind,
         original_costs=costs_view(captured.costs.costs({})),
-        points=[point_view(point) for point in found],
+        points=[point_view(point, latencies) for point in found],
         groups=groups,
         latency_devices=[layout.name_of(name.removesuffix(".json")) for name in tables],
     )
@@ -71,7 +77,7 @@ def plan(run: RunName, asked: PlanRequest, service: Services, _: Reader) -> Plan
     `fronts` with the same lists finds.
     """
     named = service.root.find(run)
-    planned = service.planner.plan(named.run, asked, full=asked.full)
+    planned = service.planner.plan(named.run, asked, full=asked.full, device=asked.device)
     return plan_view(run, service.planner.captured(named.run), planned, positions=asked.positions)
 
 

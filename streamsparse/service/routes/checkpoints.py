@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -81,6 +82,7 @@ def show_checkpoint(run: RunName, name: CheckpointName, service: Services, _: Re
             CheckpointFile(name=file, bytes=size, sha256=_digest(service, named, name, file))
             for file, size in sorted(sizes.items())
         ],
+        archive=_archive(service, named, name),
     )
 
 
@@ -121,12 +123,8 @@ def download_archive(
             409, "FilesOnly", "A checkpoint in a bucket is downloaded file by file.",
             expected=f"GET /api/v1/runs/{run}/checkpoints/{name}/files/FILE", got="the archive",
         )  # fmt: skip
-    directory = checkpoint_directory(named.run.directory, name)
     with ExitStack() as stack:
-        files: list[OpenFile] = []
-        for file in file_names(directory):
-            files.append(open_file(directory, file))
-            stack.callback(files[-1].close)
+        files = _opened(checkpoint_directory(named.run.directory, name), stack)
         digest = service.digests.of_tar(files)
         close = stack.pop_all().close
     view = TarView(files)
@@ -147,6 +145,25 @@ def _sizes(named: NamedRun, checkpoint: str) -> dict[str, int]:
     except Refusal:
         return {}
     return {file: (directory / file).lstat().st_size for file in file_names(directory)}
+
+
+def _opened(directory: Path, stack: ExitStack) -> list[OpenFile]:
+    """All files of a checkpoint, closed with the stack."""
+    files = []
+    for name in file_names(directory):
+        files.append(open_file(directory, name))
+        stack.callback(files[-1].close)
+    return files
+
+
+def _archive(service: Service, named: NamedRun, checkpoint: str) -> CheckpointFile | None:
+    """Name, size and digest of the tar."""
+    if named.run.directory is None:
+        return None
+    with ExitStack() as stack:
+        files = _opened(checkpoint_directory(named.run.directory, checkpoint), stack)
+        size, sha256 = TarView(files).size, service.digests.of_tar(files)
+    return CheckpointFile(name=f"{named.name}-{checkpoint}.tar", bytes=size, sha256=sha256)
 
 
 def _digest(service: Service, named: NamedRun, checkpoint: str, file: str) -> str | None:

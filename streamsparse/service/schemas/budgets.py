@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field
 from streamsparse.service.schemas.names import Body, BudgetText, Count, ModuleName, Position, View
 
 Positions = Annotated[list[Position], Field(max_length=100_000)]
-Quantity = Literal["params", "macs", "bytes"]
+Quantity = Literal["params", "macs", "bytes", "max-error"]
+DEVICE_PATTERN = r"^[A-Za-z0-9_.:-]{1,60}$"
 
 
 class ConstraintOptions(Body):
@@ -54,6 +55,11 @@ class PlanRequest(Choice):
     """What would this choice give? Nothing is decided."""
 
     positions: bool = Field(default=False, description="Answer with the kept positions of every group too.")
+    device: str | None = Field(
+        default=None,
+        pattern=DEVICE_PATTERN,
+        description="Predict seconds of a forward pass on it; one of the front's `latency_devices`.",
+    )
     full: bool = Field(
         default=False,
         description="Search as long as a job of kind `solve` does, which takes some times as long and is rarely "
@@ -106,8 +112,8 @@ class PlanView(View):
     sparsity: float = Field(description="Fraction of the parameters that goes.")
     predicted_loss: float = Field(description="Sum over the groups; its unit is named by `loss_kind`.")
     loss_kind: str = Field(description='"divergence" (nats per image), "squared difference" or "error".')
-    predicted_seconds: float | None = Field(description="Of a forward pass, for a budget of latency.")
-    original_seconds: float | None = Field(description="Of the original's, for a budget of latency.")
+    predicted_seconds: float | None = Field(description="Of a forward pass, for a latency budget or a device.")
+    original_seconds: float | None = Field(description="Of the original's.")
     groups: list[PlannedGroup]
     layers: list[PlannedLayer]
 
@@ -116,10 +122,11 @@ class FrontPoint(View):
     """What one budget gives."""
 
     budget: str
-    fraction: float = Field(description="Of the original's quantity that stays.")
+    fraction: float = Field(description="Of the original's quantity that stays (max-error: of parameters).")
     costs: CostsView
     predicted_loss: float
     counts: dict[str, int] = Field(description="Channels kept, by group.")
+    predicted_seconds: float | None = Field(default=None, description="Of a forward pass, for a device.")
 
 
 class FrontGroup(View):
