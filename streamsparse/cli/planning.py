@@ -45,6 +45,8 @@ def show_plan(plan: PrunePlan) -> None:
     print_table(title, columns, rows)
     if plan.predicted_losses:
         say(f"{_UNITS.get(plan.loss_kind, plan.loss_kind)}: {sum(plan.predicted_losses.values()):.4g}")
+    if plan.measured_loss is not None:
+        say(f"measured on the cut network, weights independent: {plan.measured_loss:.4g}")
 
 
 def show_dry_run(

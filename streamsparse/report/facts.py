@@ -189,6 +189,7 @@ class Facts:
         title: of the model and data; run: as the user named it.
         original, pruned: costs; pruned is None before a solution.
         budget: as given; predicted_loss: of the pruned network; loss_unit: "nats per image", ...
+        improved_loss: of the pruned network as `improve` measured it, its weights independent, or None.
         mode: "independent" or "sequential"; recalibrated: whether BatchNorm was.
         points: the network's front, ascending in parameters; chosen: index into it, or None. The chosen network is
             one of them, and may lie above the front: a budget of another kind, constraints, counts by hand.
@@ -215,6 +216,7 @@ class Facts:
     provenance: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     chosen: int | None = None
+    improved_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -43,7 +43,7 @@ def _lost_channels(graph: ChannelGraph, solution: Solution) -> dict[str, dict[st
                 gone = outputs.setdefault(layer, set())
                 gone.update(entry for position in dropped for entry in part.index[position])
     for layer, gone in outputs.items():
-        if graph.layers[layer].groups == graph.layers[layer].in_channels:  # depthwise: inputs go with outputs
+        if graph.layers[layer].groups == graph.layers[layer].in_channels > 1:  # depthwise: inputs go with outputs
             multiplier = graph.layers[layer].out_channels // graph.layers[layer].in_channels
             inputs.setdefault(layer, set()).update(entry // multiplier for entry in gone)
     return {"inputs": inputs, "outputs": outputs}

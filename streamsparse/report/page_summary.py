@@ -82,6 +82,8 @@ def _measured_tiles(facts: Facts, own: Measured) -> list[Html]:
         predicted = ""
         if facts.loss_unit.startswith("nats") and facts.predicted_loss is not None and known(facts.predicted_loss):
             predicted = f"; predicted: {number(facts.predicted_loss)}"
+            if facts.improved_loss is not None:
+                predicted += f", measured on calibration images: {number(facts.improved_loss)}"
         words = f"nats per image, Kullback–Leibler, from the original's class probabilities{predicted}"
         tiles.append(_tile("Divergence", number(own.divergence), words))
     if own.original_seconds is not None and own.pruned_seconds is not None:

@@ -40,6 +40,8 @@ def _summary(facts: Facts) -> Table:
         _add(table, name, words(original), own, "" if pruned is None else fewer(original, pruned))
     if facts.predicted_loss is not None:
         _add(table, "predicted loss", "", number(facts.predicted_loss), facts.loss_unit)
+    if facts.improved_loss is not None:
+        _add(table, "measured loss", "", number(facts.improved_loss), "as improve saw it")
     if facts.budget is not None:
         _add(table, "budget", "", facts.budget, "")
     if facts.mode is not None:

@@ -74,6 +74,7 @@ def gather(
         pruned=None if plan is None else plan.costs,
         budget=None if plan is None else plan.budget,
         predicted_loss=loss,
+        improved_loss=None if plan is None else plan.measured_loss,
         loss_unit=LOSS_UNITS.get(kind, kind),
         mode=None if solution is None else solution.mode,
         recalibrated=solution is not None and bool(solution.recalibrated),

@@ -13,7 +13,8 @@ from streamsparse.store.timings import stage_records
 from streamsparse.types import Costs
 
 STAGES = (
-    "capture", "accumulate", "latency", "solve", "solve with lists", "sensitivity", "refit", "write", "evaluate",
+    "capture", "accumulate", "latency", "solve", "solve with lists", "sensitivity", "improve", "refit", "write",
+    "evaluate",
 )  # fmt: skip
 _EVALUATION_REMEDY = "delete it, and run `streamsparse evaluate` again"
 

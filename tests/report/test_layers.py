@@ -59,3 +59,11 @@ def test_layers_add_up_to_the_plan(result: ss.Result) -> None:
 def test_errors_stand_where_weights_were_estimated(result: ss.Result) -> None:
     with_errors = {layer.layer for layer in result.report if layer.held_out_error is not None}
     assert with_errors == {"inner", "outer", "head"}
+
+
+def test_one_input_channel_is_not_depthwise() -> None:
+    """A first convolution on grey images keeps its input whatever goes of its outputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 3)).eval()
+    report = ss.prune(model, torch.randn(20, 1, 8, 8), channels={"0": 3}, stages=1).report
+    assert [(layer.inputs_kept, layer.outputs_kept) for layer in report] == [(1, 3), (3, 4), (64, 3)]
