@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import anyio
 from starlette.types import Message, Receive, Scope
 
 from streamsparse.service.problems import Refusal
+from streamsparse.service.settings import Limits
 
 JSON = "application/json"
 ARCHIVES = ("application/x-tar", "application/gzip", "application/zip", "application/octet-stream")
@@ -48,28 +50,20 @@ def is_upload(scope: Scope) -> bool:
     return bool(scope["method"] == "PUT" and scope["path"].endswith("/archive"))
 
 
-async def read_json_body(receive: Receive, most: int, depth: int) -> Receive:
+async def read_json_body(receive: Receive, limits: Limits) -> Receive:
     """Read a small body whole, check it, and give it again.
 
     Raises:
-        Refusal: 413 too large, 400 nested too deeply.
+        Refusal: 408 too slow, 413 too large, 400 nested too deeply.
     """
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > most:
-            raise too_large(most)
-        if not message.get("more_body", False):
-            break
-    body = b"".join(pieces)
-    if depth_of(body, depth) > depth:
-        title = "The body is nested too deeply."
-        raise Refusal(400, "BadRequest", title, expected=f"at most {depth} levels", where="the body")
+    try:
+        with anyio.fail_after(limits.body_seconds):
+            body = await _read(receive, limits.body_bytes)
+    except TimeoutError as error:
+        raise Refusal(408, "TooSlow", "The body did not arrive in time.", where="the body") from error
+    if depth_of(body, limits.body_depth) > limits.body_depth:
+        title, expected = "The body is nested too deeply.", f"at most {limits.body_depth} levels"
+        raise Refusal(400, "BadRequest", title, expected=expected, where="the body")
     given = False
 
     async def again() -> Message:
@@ -80,6 +74,17 @@ async def read_json_body(receive: Receive, most: int, depth: int) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def _read(receive: Receive, most: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise too_large(most)
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return bytes(body)
 
 
 def depth_of(body: bytes, enough: int) -> int:

@@ -47,6 +47,9 @@ class Guards:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Guard one request."""
+        if scope["type"] == "websocket":  # there are none here
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -91,7 +94,7 @@ class Guards:
             bodies.check_length(headers, limits.upload_bytes)
             return receive
         bodies.check_length(headers, limits.body_bytes)
-        return await bodies.read_json_body(receive, limits.body_bytes, limits.body_depth)
+        return await bodies.read_json_body(receive, limits)
 
     def _check_host(self, headers: Headers) -> None:
         accepted = self._service.settings.accepted_hosts

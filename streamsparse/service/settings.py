@@ -24,7 +24,7 @@ class Limits:
     """Bounds on what one client can ask of the service.
 
     Attributes:
-        body_bytes: of a JSON body; body_depth: of its nesting.
+        body_bytes: of a JSON body; body_depth: of its nesting; body_seconds: until it has arrived.
         upload_bytes: of a statistics archive as it is sent; unpacked_bytes, unpacked_files: of what is in it.
         requests_per_second: of one token, or address where there are no tokens, in the long run; burst: at once.
         streams: event streams at the same time.
@@ -33,6 +33,7 @@ class Limits:
 
     body_bytes: int = 2**20
     body_depth: int = 32
+    body_seconds: float = 30.0
     upload_bytes: int = 4 * 2**30
     unpacked_bytes: int = 16 * 2**30
     unpacked_files: int = 100_000

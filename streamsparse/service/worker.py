@@ -127,8 +127,10 @@ class Worker:
             if child is not None:
                 child.close()
             return
-        if child is None or child.ended() is not None:
-            child = Child()
+        if child is not None and child.ended() is not None:
+            child.close()
+            child = None
+        child = child or Child()
         child.begin(self._about(job, named.run.url))
         attempt, killed = Attempt(), True
         try:

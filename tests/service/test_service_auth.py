@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,15 @@ def test_who_asks_too_often_waits(root: Path) -> None:
         assert statuses == [200, 200, 200, 429, 429]
         assert int(live.http.get("/api/v1/service").headers["retry-after"]) >= 1
         assert live.http.get("/healthz").status_code == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(root: Path) -> None:
+    with serving(root, jobs=0, limits=Limits(body_seconds=0.3)) as live:
+        address = live.url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1])), timeout=20) as connection:
+            head = "POST /api/v1/runs/small/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
 def test_every_answer_carries_the_security_headers(shared: Live) -> None:
