@@ -46,6 +46,7 @@ class Pictures:
         training, test: images, float32 (images, 3, 32, 32), and labels.
         classes: how many there are.
         digest: SHA-256 of everything.
+        data_root: as given.
     """
 
     spec: str
@@ -54,6 +55,7 @@ class Pictures:
     test: Labelled
     classes: int
     digest: str
+    data_root: Path | None = None
 
     @property
     def calibration(self) -> TensorDataset:
@@ -91,8 +93,25 @@ def open_pictures(spec: str, data_root: Path | None = None) -> Pictures:
     for tensor in (images, labels, test_images, test_labels):
         digest.update(repr(tuple(tensor.shape)).encode() + _stored(tensor).numpy().tobytes())
     return Pictures(
-        spec, TITLES.get(spec, spec), (images, labels), (test_images, test_labels), classes, digest.hexdigest()
+        spec,
+        TITLES.get(spec, spec),
+        (images, labels),
+        (test_images, test_labels),
+        classes,
+        digest.hexdigest(),
+        data_root,
     )
+
+
+def dataset(spec: str, split: str = "train", data_root: str | None = None) -> TensorDataset:
+    """One split, for commands that open the data of a run again, as `dataset_spec` names it."""
+    found = open_pictures(spec, None if data_root is None else Path(data_root))
+    return found.calibration if split == "train" else found.examined
+
+
+def dataset_spec(spec: str, data_root: Path | None) -> str:
+    """What names `dataset` in a run's manifest."""
+    return f"pipelines.cifar_data:dataset?spec={spec}" + ("" if data_root is None else f"&data_root={data_root}")
 
 
 def root_of(spec: str, data_root: Path | None) -> Path:

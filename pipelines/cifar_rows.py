@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from pipelines.training_state import write_whole
 from streamsparse.errors import CorruptDataError
 from streamsparse.events import OnEvent, Reused
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Count the wall time of the body to `stage`."""
+    started = perf_counter()
+    yield
+    seconds[stage] += perf_counter() - started
 
 
 def kept_row(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 from torch import nn
 
 from pipelines.cifar_cuts import checkpoint_name, constraints_of, local_sparsity, width
-from pipelines.cifar_data import Pictures
+from pipelines.cifar_data import Pictures, dataset_spec
 from pipelines.cifar_networks import FINE_TUNING, TRAINING, Network, Original
 from pipelines.cifar_paper import Cut
-from pipelines.cifar_rows import kept_row
+from pipelines.cifar_rows import kept_row, timed
 from pipelines.lenet_stages import renamed
 from pipelines.recipe import Recipe
 from streamsparse.accumulate import accumulate
@@ -89,12 +87,9 @@ class Bench:
     def run(self) -> Run:
         return Run.at(self.folder / "run")
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> AbstractContextManager[None]:
         """Count the wall time of the body to `stage`."""
-        started = perf_counter()
-        yield
-        self.seconds[stage] += perf_counter() - started
+        return timed(self.seconds, stage)
 
     def fresh(self) -> nn.Module:
         """The untrained original, whole."""
@@ -104,7 +99,10 @@ class Bench:
 def gather(bench: Bench) -> None:
     """Everything that the cuts share: statistics, the best support of every count, what cutting each group does."""
     run, settings, model, data = bench.run, bench.settings, bench.original.model, bench.pictures.calibration
-    subject = Subject(bench.network.spec, bench.pictures.spec)
+    ten = bench.pictures.classes == 10  # the constructors' own number
+    subject = Subject(
+        bench.network.spec if ten else None, dataset_spec(bench.pictures.spec, bench.pictures.data_root)
+    )
     with bench.timed("capture"):
         capture(
             model, data, run, images=settings.images, seed=settings.seed, settings=settings.capturing,
@@ -140,7 +138,7 @@ def _cut(bench: Bench, cut: Cut) -> dict[str, Any]:
     with bench.timed("refit"):
         refit(
             run, bench.pictures.calibration, model=original, settings=settings.capturing,
-            on_event=_one_bar(on_event, len(read_captured(run).graph.groups)),
+            on_event=one_bar(on_event, len(read_captured(run).graph.groups)),
         )  # fmt: skip
     original.cpu()
     with bench.timed("write"):
@@ -193,7 +191,7 @@ def _figures(bench: Bench, cut: Cut, found: Evaluation) -> dict[str, Any]:
     }
 
 
-def _one_bar(on_event: OnEvent, groups: int) -> OnEvent:
+def one_bar(on_event: OnEvent, groups: int) -> OnEvent:
     """One bar for a refit in order, whose passes would each draw their own."""
     on_event(Started("refit", groups, "groups"))
 
