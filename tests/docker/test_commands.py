@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +112,34 @@ def test_one_job_of_an_array_repeats_its_own_shard(tmp_path: Path) -> None:
     for wrong in ("0", "9"):
         status, calls = run_script(script, tmp_path, **(alone | {"SLURM_ARRAY_TASK_ID": wrong}), **CAPTURE)
         assert (status, calls) == (2, [])
+
+
+@pytest.mark.parametrize("name", ["capture.sbatch", "solve.sbatch"])
+def test_a_job_out_of_time_goes_back_into_the_queue(tmp_path: Path, name: str) -> None:
+    """Slurm sends USR1 to the batch shell; work on the nodes goes on meanwhile, until Slurm ends it."""
+    waiting = 'touch "$STARTED"; exec sleep 60\n'
+    for tool, text in {"srun": waiting, "dask": waiting, "scontrol": 'echo "$@" > "$NOTES"\n'}.items():
+        (tmp_path / tool).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / tool).chmod(0o755)
+    paths = {"STARTED": str(tmp_path / "started"), "NOTES": str(tmp_path / "notes")}
+    slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_ID": "77", "SLURM_NTASKS": "2"}
+    environment = {**CAPTURE, **slurm, **paths, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(DOCKER / "slurm" / name)]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, start_new_session=True) as process:
+        try:
+            _wait_for(Path(paths["STARTED"]))
+            process.send_signal(signal.SIGUSR1)
+            _wait_for(Path(paths["NOTES"]))
+            assert Path(paths["NOTES"]).read_text().split() == ["requeue", "77"]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and (path.name == "started" or path.read_text())):
+        assert time.monotonic() < deadline, path.name
+        time.sleep(0.05)
 
 
 def test_an_indexed_job_captures_every_shard_once(tmp_path: Path) -> None:
