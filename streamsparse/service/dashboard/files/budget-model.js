@@ -5,9 +5,6 @@ import { getJson, path, postJson } from "./api.js";
 export const STEPS = 400;
 const POWER = 2.5;
 const POINTS = 60;
-const SAMPLES = 24;
-const TIMED = 13;
-const LEAST_ERROR = 1e-5;
 
 export const QUANTITIES = {
   params: { label: "Parameters", of: "of the parameters", cost: "parameters", noun: "parameters" },
@@ -31,71 +28,32 @@ export const newOptions = () => ({ round_to: 1, min_channels: 1, leave: [], grou
 
 export const budgetText = (quantity, value) => `${quantity}=${value}`;
 
-/** The exact architecture for a budget under options. */
-export function askPlan(run, budget, options, { positions = false, signal } = {}) {
+/** What a budget gives under options; `full` searches as long as a job does, so that it is what would be written. */
+export function askPlan(run, budget, options, { full = false, positions = false, device = null, signal } = {}) {
   const channels = channelsOf(options);
-  const body = { budget, ...constraintsOf(options), ...(channels ? { channels } : {}), positions };
+  const body = { budget, ...constraintsOf(options), ...(channels ? { channels } : {}), ...(device ? { device } : {}), full, positions };
   return postJson(path("runs", run, "plan"), body, { signal });
 }
 
-/** Seconds of a forward pass with these counts, and of the original's, from the run's table of a device. */
-export async function askSeconds(run, device, counts, options, signal) {
-  const body = { budget: `latency=100000s@${device}`, ...constraintsOf(options), channels: counts };
-  const plan = await postJson(path("runs", run, "plan"), body, { signal });
-  return { seconds: plan.predicted_seconds, original: plan.original_seconds };
-}
-
-/** A front of the network as the service has it stored. */
-export function loadFront(run, quantity, options, signal) {
+/** A front of the network as the service has it stored; with the seconds of a device if one is named. */
+export function loadFront(run, quantity, options, { device = null, signal } = {}) {
   const query = new URLSearchParams({ quantity, points: POINTS, curves: true, round_to: options.round_to, min_channels: options.min_channels });
   for (const layer of options.leave) query.append("leave", layer);
+  if (device) query.set("device", device);
   return getJson(`${path("runs", run, "front")}?${query}`, { signal });
 }
 
-const byValue = (one, other) => one.value - other.value;
-
-/** Points of a front over a cost: {value, costs, loss, counts, seconds}, by rising value. */
+/** Points of a front: {value, costs, loss, counts, seconds}, by rising value. */
 export function pointsOf(front) {
-  return front.points.map((point) => ({
-    value: point.fraction, costs: point.costs, loss: point.predicted_loss, counts: point.counts, seconds: null,
-  })).sort(byValue);
-}
-
-/** Points over the maximum error: the service is asked for some plans, two at a time. */
-export async function sampleErrors(run, front, options, signal) {
-  const curves = front.groups.map((group) => group.held_out_errors).filter(Boolean);
-  const highest = Math.min(1, Math.max(...curves.map((curve) => curve[1] ?? 0)));
-  const lowest = Math.max(LEAST_ERROR, Math.min(...curves.map((curve) => curve.at(-2)).filter((error) => error > 0), highest / 10));
-  const values = Array.from({ length: SAMPLES }, (_, index) => rounded(lowest * (highest / lowest) ** (index / (SAMPLES - 1)), Math.ceil));
-  const points = [];
-  const work = async () => {
-    for (let value = values.pop(); value !== undefined; value = values.pop()) {
-      const plan = await askPlan(run, budgetText("max-error", value), options, { signal });
-      points.push({ value, costs: plan.costs, loss: plan.predicted_loss, counts: countsOf(plan), seconds: null });
-    }
-  };
-  await Promise.all([work(), work()]);
-  return points.sort(byValue);
+  const valueOf = (point) => (front.quantity === "max-error" ? Number(point.budget.split("=")[1]) : point.fraction);
+  const points = front.points.map((point) => ({
+    value: valueOf(point), costs: point.costs, loss: point.predicted_loss, counts: point.counts, seconds: point.predicted_seconds,
+  }));
+  points.sort((one, other) => one.value - other.value || one.loss - other.loss);
+  return points.filter((point, index) => point.value > 0 && point.value !== points[index - 1]?.value);
 }
 
 export const countsOf = (plan) => Object.fromEntries(plan.groups.map((group) => [group.name, group.kept]));
-
-/** Seconds of all points from those of some: a table of latencies bends little between them. */
-export async function timePoints(run, device, points, groups, options, signal) {
-  const free = groups.filter((group) => group.whole === null).map((group) => group.name);
-  const chosen = [...new Set(Array.from({ length: TIMED }, (_, index) => Math.round(((points.length - 1) * index) / (TIMED - 1))))];
-  let before = null;
-  for (const index of chosen) {
-    const counts = Object.fromEntries(free.map((name) => [name, points[index].counts[name]]));
-    const { seconds } = await askSeconds(run, device, counts, options, signal);
-    points[index].seconds = seconds;
-    for (let between = (before ?? index) + 1; between < index; between += 1) {
-      const share = (between - before) / (index - before);
-      points[between].seconds = points[before].seconds * (1 - share) + seconds * share;
-    }
-    before = index;
-  }
-}
 
 /** The point that a value allows: the last one that is not above it. */
 export function pointAt(points, value) {

@@ -1,14 +1,15 @@
 // The budget of a run: the slider, what it gives, and the checkpoint written for it.
 //
 //     slider ──at once──> point of the stored front ──> figures, bars, curve
-//        └──debounced──> POST .../plan (the one before is aborted) ──> the same, exactly
+//        └──debounced──> POST .../plan (the one before is aborted) ──> the same, planned
+//              └──once it rests──> POST .../plan, searched in full ──> the same, as it would be written
 
 import { BudgetSlider, generalOptions, quantitySwitch } from "./budget-controls.js";
 import {
-  QUANTITIES, Scale, askPlan, askSeconds, budgetText, channelsOf, countsOf, loadFront, newOptions, pointAt, pointsOf, sampleErrors, timePoints,
+  QUANTITIES, Scale, askPlan, budgetText, channelsOf, countsOf, loadFront, newOptions, pointAt, pointsOf,
 } from "./budget-model.js";
 import { frontsAction, noFronts } from "./budget-missing.js";
-import { announce, element, fill, setText } from "./dom.js";
+import { announce, element, fill } from "./dom.js";
 import { layerTable } from "./layer-table.js";
 import { LossCurve } from "./loss-curve.js";
 import { NetworkBars } from "./network-bars.js";
@@ -17,6 +18,7 @@ import { problemBox } from "./problems.js";
 import { CheckpointWriter } from "./write-checkpoint.js";
 
 const DEBOUNCE_MILLISECONDS = 120;
+const REST_MILLISECONDS = 500;
 const remembered = new Map(); // by run: what was chosen, for the way back from another tab
 
 export async function budgetTab(run) {
@@ -37,15 +39,14 @@ function startValues(run) {
 
 class BudgetPage {
   constructor(run, state) {
-    Object.assign(this, { run, state, front: null, points: [], plan: null, seconds: null, pending: 0 });
+    Object.assign(this, { run, state, front: null, points: [], plan: null, device: null, pending: 0 });
     [this.loading, this.planning] = [new AbortController(), new AbortController()];
     this.slider = new BudgetSlider((value) => this.choose(value));
     this.curve = new LossCurve();
     this.writer = new CheckpointWriter(run, () => this.request());
     [this.tiles, this.network, this.layers, this.trouble] = Array.from({ length: 4 }, () => element("div"));
-    this.hint = element("p", { class: "exactness" });
     const controls = element("section", { class: "controls", "aria-label": "Budget" },
-      quantitySwitch(state.quantity, (quantity) => this.setQuantity(quantity)), this.slider.node, this.hint,
+      quantitySwitch(state.quantity, (quantity) => this.setQuantity(quantity)), this.slider.node,
       generalOptions(state.options, () => this.load()), this.trouble, this.tiles, this.writer.node);
     const picture = element("div", { class: "picture" }, this.writer.place,
       element("h2", {}, "Architecture"), element("p", { class: "lead" }, "Channels kept of every group, in order of execution. A bar is as long as the original's channels are many. Open a group for its options."),
@@ -68,12 +69,12 @@ class BudgetPage {
     const { signal } = (this.loading = new AbortController());
     const { options, quantity } = this.state;
     try {
-      const front = await loadFront(this.run.id, quantity === "macs" ? "macs" : "params", options, signal);
-      setText(this.hint, quantity === "max-error" ? "Asking for plans along the way …" : "");
-      const points = quantity === "max-error" ? await sampleErrors(this.run.id, front, options, signal) : pointsOf(front);
-      if (signal.aborted) return;
-      setText(this.hint, "");
-      this.take(front, points);
+      let front = await loadFront(this.run.id, quantity, options, { device: this.device, signal });
+      if (this.device === null && front.latency_devices.length) {
+        [this.device] = front.latency_devices;
+        front = await loadFront(this.run.id, quantity, options, { device: this.device, signal });
+      }
+      this.take(front, pointsOf(front));
     } catch (error) {
       if (error.name === "AbortError") return;
       if (this.front === null && error.error === "StageMissingError") fill(this.node, noFronts(this.run, error));
@@ -101,18 +102,6 @@ class BudgetPage {
     this.curve.setPoints(points, quantity, front.loss_kind);
     this.preview();
     this.ask(0);
-    this.time();
-  }
-
-  /** Latencies along the front, where the run has a table of a device; they come after everything else. */
-  async time() {
-    const [device] = this.front.latency_devices;
-    if (!device) return;
-    try {
-      await timePoints(this.run.id, device, this.points, this.front.groups, this.state.options, this.loading.signal);
-    } catch (error) {
-      if (error.name !== "AbortError") this.fail(error);
-    }
   }
 
   setQuantity(quantity) {
@@ -136,7 +125,7 @@ class BudgetPage {
     const point = pointAt(this.points, this.value);
     const counts = { ...point.counts, ...(channelsOf(this.state.options) ?? {}) };
     this.plan = null;
-    this.figures.show({ ...point, originalSeconds: this.originalSeconds }, false);
+    this.figures.show({ ...point, originalSeconds: this.originalSeconds }, "rough");
     this.bars.show(counts);
     this.curve.choose(point);
     this.writer.setReady(false);
@@ -147,7 +136,7 @@ class BudgetPage {
     clearTimeout(this.pending);
     this.planning.abort();
     this.writer.setReady(false);
-    this.figures.mark(false, "Planning …");
+    this.figures.mark("rough", "Planning …");
     this.pending = setTimeout(() => this.askNow(), wait);
   }
 
@@ -155,19 +144,22 @@ class BudgetPage {
     const { signal } = (this.planning = new AbortController());
     const budget = budgetText(this.state.quantity, this.value);
     try {
-      const plan = await askPlan(this.run.id, budget, this.state.options, { positions: this.bars.wantsPositions, signal });
-      this.show(plan);
-      await this.timePlan(plan, signal);
+      const asked = { positions: this.bars.wantsPositions, device: this.device, signal };
+      this.show(await askPlan(this.run.id, budget, this.state.options, asked), "planned");
+      await new Promise((resolve) => { setTimeout(resolve, REST_MILLISECONDS); });
+      if (signal.aborted) return;
+      this.show(await askPlan(this.run.id, budget, this.state.options, { ...asked, full: true }), "exact");
     } catch (error) {
       if (error.name === "AbortError") return;
       this.fail(error);
     }
   }
 
-  show(plan) {
+  show(plan, worth) {
     this.plan = plan;
+    this.originalSeconds = plan.original_seconds;
     fill(this.trouble);
-    this.showFigures(plan, pointAt(this.points, this.value).seconds);
+    this.figures.show({ costs: plan.costs, loss: plan.predicted_loss, seconds: plan.predicted_seconds, originalSeconds: plan.original_seconds }, worth);
     this.bars.show(countsOf(plan), plan.groups);
     const { cost } = QUANTITIES[this.state.quantity];
     this.curve.choose({ value: cost ? plan.costs[cost] / plan.original_costs[cost] : this.value, loss: plan.predicted_loss });
@@ -176,22 +168,9 @@ class BudgetPage {
     announce(planSentence(plan));
   }
 
-  showFigures(plan, seconds) {
-    this.figures.show({ costs: plan.costs, loss: plan.predicted_loss, seconds, originalSeconds: this.originalSeconds }, true);
-  }
-
-  async timePlan(plan, signal) {
-    const [device] = this.front.latency_devices;
-    if (!device) return;
-    const free = Object.fromEntries(plan.groups.filter((group) => group.whole === null).map((group) => [group.name, group.kept]));
-    const { seconds, original } = await askSeconds(this.run.id, device, free, this.state.options, signal);
-    this.originalSeconds = original;
-    this.showFigures(plan, seconds);
-  }
-
   fail(error) {
     this.writer.setReady(false);
-    this.figures?.mark(false, "There is no plan for this; the figures are of another one.");
+    this.figures?.mark("rough", "There is no plan for this; the figures are of another one.");
     const isMissing = error.error === "StageMissingError";
     fill(this.trouble, problemBox(error, isMissing ? frontsAction(this.run.id, this.state.options, this.trouble) : null));
   }

@@ -1,6 +1,6 @@
 // A checkpoint to take away: its files and the archive of all of them, with sizes and digests.
 
-import { path, send, ticketed, token } from "./api.js";
+import { path, ticketed, token } from "./api.js";
 import { element, fill } from "./dom.js";
 import { bytes, count, percent } from "./format.js";
 import { problemBox } from "./problems.js";
@@ -29,27 +29,13 @@ const digest = (text) => (text ? element("code", { class: "digest", title: "SHA-
 export function downloadPanel(view) {
   const base = (...parts) => path("runs", view.run, "checkpoints", view.name, ...parts);
   const trouble = element("div");
-  const archive = element("li", { class: "archive" });
-  fillArchive(archive, view, base("archive"), trouble);
-  const files = view.files.map((file) => element("li", {},
-    downloadLink(file.name, base("files", file.name), file.name, trouble), element("span", { class: "muted" }, ` ${bytes(file.bytes)} (${count(file.bytes)} bytes)`), digest(file.sha256)));
+  const item = (file, label, address, more = "") => element("li", {}, downloadLink(label, address, file.name, trouble),
+    element("span", { class: "muted" }, ` ${bytes(file.bytes)} (${count(file.bytes)} bytes)${more}`), digest(file.sha256));
+  const archive = view.archive ? item(view.archive, `Download ${view.archive.name}`, base("archive"), ", all files") : null;
+  const files = view.files.map((file) => item(file, file.name, base("files", file.name)));
   return element("section", { class: "downloads", "aria-label": `Download ${view.name}` },
     element("h3", {}, element("a", { href: runAddress(view.run, "checkpoints") }, view.name)),
     element("p", { class: "muted" }, `${count(view.costs?.parameters)} parameters`, view.sparsity === null ? "" : `, ${percent(1 - view.sparsity)} of the original`),
     element("ul", {}, archive, files), trouble,
     element("p", { class: "muted" }, "Resumable: ", element("code", {}, `streamsparse download ${view.run}/${view.name} --server ${location.origin} --out DIRECTORY`)));
-}
-
-/** The size and the digest of the archive are in the headers of its answer; there is none for a run in a bucket. */
-async function fillArchive(place, view, address, trouble) {
-  const name = `${view.run}-${view.name}.tar`;
-  try {
-    const answer = await send("HEAD", address);
-    await answer.text(); // nothing; but the browser counts the request as done
-    const size = Number(answer.headers.get("Content-Length"));
-    fill(place, downloadLink(`Download ${name}`, address, name, trouble), element("span", { class: "muted" }, ` ${bytes(size)} (${count(size)} bytes), all files`),
-      digest((answer.headers.get("ETag") ?? "").replaceAll('"', "")));
-  } catch {
-    place.remove();
-  }
 }

@@ -52,15 +52,18 @@ function groups([one, other]) {
   const largest = Math.max(...Object.values(one.original_sizes), 1);
   const rows = Object.entries(one.original_sizes).map(([group, size]) => {
     const kept = [one, other].map((view) => view.kept[group] ?? size);
-    const bars = kept.map((now, index) => bar(now, size, largest, index));
+    const bars = kept.map((now, index) => bar(now, size, largest, index, [one, other][index].name));
     return element("li", {}, element("span", { class: "group-name" }, group), element("span", { class: "pair-of-bars" }, bars));
   });
-  return element("ol", { class: "network compared" }, rows);
+  const legend = [one, other].map((view, index) => element("span", {}, swatch(index), view.name));
+  return [element("p", { class: "legend", "aria-hidden": "true" }, legend), element("ol", { class: "network compared" }, rows)];
 }
 
-function bar(kept, size, largest, index) {
-  const track = element("span", { class: `kept-bar ${index ? "second" : "first"}`, "aria-hidden": "true" }, element("span", { class: "kept-part" }));
+const swatch = (index) => element("span", { class: `kept-bar ${index ? "second" : "first"}`, "aria-hidden": "true" }, element("span", { class: "kept-part" }));
+
+function bar(kept, size, largest, index, name) {
+  const track = swatch(index);
   track.style.setProperty("--size", `${((100 * size) / largest).toFixed(2)}%`);
   track.style.setProperty("--kept", `${((100 * kept) / size).toFixed(2)}%`);
-  return element("span", { class: "bar-row" }, track, element("span", { class: "kept-count" }, `${count(kept)} of ${count(size)}`));
+  return element("span", { class: "bar-row" }, track, element("span", { class: "unseen" }, `${name}: `), element("span", { class: "kept-count" }, `${count(kept)} of ${count(size)}`));
 }

@@ -3,11 +3,11 @@
 import { headers, path } from "./api.js";
 
 const LONGEST_WAIT = 30_000;
-const ENDED = ["succeeded", "failed", "cancelled"];
 
 /**
  * Follow a job until it has ended or `signal` aborts. `onEvent` gets {number, type, ...data} in order, each once:
- * the number of the last one is sent as Last-Event-ID when the stream is opened again.
+ * the number of the last one is sent as Last-Event-ID when the stream is opened again. The service ends the stream
+ * of a job that has ended, and answers 204 to the next request: only then is it known that it was not tried again.
  */
 export async function followJob(job, { onEvent, after = 0, signal = new AbortController().signal }) {
   let [last, base, failures] = [after, 2000, 0];
@@ -23,9 +23,7 @@ export async function followJob(job, { onEvent, after = 0, signal = new AbortCon
         if (frame.retry !== undefined) base = frame.retry;
         if (frame.data === undefined || frame.id <= last) continue;
         [last, failures] = [frame.id, 0];
-        const event = { number: frame.id, ...JSON.parse(frame.data) };
-        onEvent(event);
-        if (event.type === "state" && ENDED.includes(event.state)) return;
+        onEvent({ number: frame.id, ...JSON.parse(frame.data) });
       }
     } catch (error) {
       if (signal.aborted) return;

@@ -48,6 +48,7 @@ async function navigate() {
   shown.dispose?.();
   shown = page;
   fill(main, page.node);
+  main.dataset.page = parts.join("/");
   document.title = `${page.title} · streamsparse`;
   if (visit > 1) {
     main.focus({ preventScroll: true });

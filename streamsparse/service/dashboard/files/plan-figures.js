@@ -3,6 +3,12 @@
 import { element, setText } from "./dom.js";
 import { bytes, count, lossUnit, percent, seconds, small } from "./format.js";
 
+const WORTH = {
+  rough: "From the stored front; the plan follows.",
+  planned: "Planned; searching in full …",
+  exact: "Exact, as it would be written.",
+};
+
 export class PlanFigures {
   constructor(original, lossKind, devices) {
     Object.assign(this, { original, lossKind });
@@ -14,25 +20,25 @@ export class PlanFigures {
     this.node = element("div", {}, element("dl", { class: "tiles", "aria-busy": "false" }, Object.values(this.tiles).map((one) => one.node)), this.state);
   }
 
-  /** `shown`: {costs, loss, seconds, originalSeconds}; `exact`: whether a plan says so or a point of the front. */
-  show(shown, exact) {
+  /** `shown`: {costs, loss, seconds, originalSeconds}; `worth`: a key of WORTH. */
+  show(shown, worth) {
     for (const [name, text] of [["parameters", count], ["macs", count], ["bytes", bytes]]) {
       const fraction = shown.costs[name] / this.original[name];
       this.tiles[name].show(text(shown.costs[name]), `${percent(fraction)} of ${text(this.original[name])}`, fraction);
     }
     this.tiles.loss.show(small(shown.loss), lossUnit(this.lossKind));
     if (this.tiles.seconds) {
-      const known = shown.seconds !== null && shown.originalSeconds;
+      const known = Number.isFinite(shown.seconds) && shown.originalSeconds;
       this.tiles.seconds.show(seconds(shown.seconds), known ? `${percent(shown.seconds / shown.originalSeconds)} of ${seconds(shown.originalSeconds)}` : "not known yet",
         known ? shown.seconds / shown.originalSeconds : null);
     }
-    this.mark(exact, exact ? "As planned. Writing searches once more, in full, and may find a little better."
-      : "From the stored front; the plan follows.");
+    this.mark(worth);
   }
 
-  /** What the figures are worth: those of the plan that was asked for, or of something near it. */
-  mark(exact, text) {
-    this.node.classList.toggle("rough", !exact);
+  /** What the figures are worth: those of a point nearby, of a quick plan, or of what would be written. */
+  mark(worth, text = WORTH[worth]) {
+    this.node.classList.toggle("rough", worth === "rough");
+    this.node.dataset.worth = worth;
     setText(this.state, text);
   }
 }

@@ -62,7 +62,7 @@ export class CheckpointWriter {
     const job = await askInDialog({
       title: "Write a checkpoint",
       body: [element("p", {}, element("strong", {}, budget), ": ", facts), writeFields(budget.replace("=", "-")),
-        element("p", { class: "muted" }, "A job chooses the channels in full, re-estimates the weights behind them and writes the checkpoint; the figures may come out a little better.")],
+        element("p", { class: "muted" }, "A job re-estimates the weights behind the channels that stay and writes the checkpoint.")],
       confirm: "Write it",
       submit: (form) => {
         const channels = channelsOf(options);
