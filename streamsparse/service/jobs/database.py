@@ -33,7 +33,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
 
 from streamsparse.errors import StorageError, UsageError
 
@@ -135,13 +135,21 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
     try:
-        metadata.create_all(engine)
+        _create_tables(engine)
     except SQLAlchemyError as error:
         raise StorageError(
             "The database cannot be reached.", got=str(error).splitlines()[0], where="--database",
             remedy="check that it runs, and that this user may create tables",
         ) from error  # fmt: skip
     return engine
+
+
+def _create_tables(engine: Engine) -> None:
+    """Those that are missing; another service may make the same ones at the same moment."""
+    try:
+        metadata.create_all(engine)
+    except (ProgrammingError, IntegrityError):
+        metadata.create_all(engine)
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
