@@ -58,9 +58,7 @@ def gather(
     loss, kind = predicted_loss(evidence)
     solution, plan = evidence.solution, None if evidence.solution is None else evidence.solution.plan
     notes = [
-        *stage_notes(evidence),
-        *evidence.notes,
-        *loss_notes(evidence),
+        *(*stage_notes(evidence), *evidence.notes, *loss_notes(evidence)),
         *measured_notes(evidence, measured, bool(errors)),
         *time_notes(evidence, stages),
         *group_notes(evidence),
