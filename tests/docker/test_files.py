@@ -128,7 +128,8 @@ def test_services_are_built_from_stages_that_exist_and_are_hardened() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["deploy"]["resources"]["limits"].keys() >= {"memory", "pids"}, name
-        assert set(service["networks"]) <= set(compose["networks"]), name
+        assert set(service.get("networks", [])) <= set(compose["networks"]), name
+        assert service.get("network_mode", "service:object-store") == "service:object-store", name
         assert set(service.get("depends_on", {})) <= set(compose["services"]), name
         for volume in service.get("volumes", []):
             assert volume.split(":")[0] in compose["volumes"] or volume.startswith("./"), name
