@@ -255,6 +255,12 @@ def test_a_token_is_asked_for_kept_in_the_tab_and_sent(browser: Any, solved_run:
         page.get_by_role("button", name="Forget token").click()
         page.get_by_role("dialog").wait_for()
         assert page.evaluate("sessionStorage.length") == 0
+        page.keyboard.press(
+            "Escape"
+        )  # whoever declines is told why there is nothing, and not asked again and again
+        page.locator(".problem", has_text="token").wait_for()
+        page.get_by_role("button", name="Give a token").wait_for()
+        assert page.get_by_role("dialog").count() == 0
 
 
 def test_everything_is_reached_without_a_pointer(browser: Any, dashboard: Live) -> None:

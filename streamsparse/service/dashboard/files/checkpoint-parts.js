@@ -24,7 +24,7 @@ function downloadLink(label, address, name, trouble) {
   return link;
 }
 
-const digest = (text) => (text ? element("code", { class: "digest", title: "SHA-256" }, text) : element("span", { class: "muted" }, "digest not known here"));
+const digest = (text) => element("span", { class: "digest-line" }, "SHA-256 ", text ? element("code", { class: "digest" }, text) : "not known here");
 
 export function downloadPanel(view) {
   const base = (...parts) => path("runs", view.run, "checkpoints", view.name, ...parts);

@@ -5,9 +5,11 @@ import { askInDialog } from "./dialogs.js";
 import { element, field } from "./dom.js";
 
 let asking = null;
+let isDeclined = false;
 
-/** Ask once, however many requests wait for it. */
+/** Ask once, however many requests wait for it; whoever closes the dialog is not asked again until they want to be. */
 async function askForToken() {
+  if (isDeclined) return false;
   asking ??= askInDialog({
     title: "This service needs a token",
     body: [
@@ -24,24 +26,26 @@ async function askForToken() {
     },
   }).finally(() => { asking = null; });
   const given = await asking;
-  showForget();
+  isDeclined = given !== true;
+  showButton();
   return given === true;
 }
 
-const forgetButton = () => document.getElementById("forget");
+const tokenButton = () => document.getElementById("token");
 
-function showForget() {
-  forgetButton().hidden = token.get() === null;
+function showButton() {
+  tokenButton().hidden = token.get() === null && !isDeclined;
+  tokenButton().textContent = isDeclined ? "Give a token" : "Forget token";
 }
 
 /** Answer 401s with the dialog, and let the token be forgotten. */
 export function startSession() {
   onUnauthorized(askForToken);
-  forgetButton().addEventListener("click", () => {
+  tokenButton().addEventListener("click", () => {
     token.forget();
     location.reload();
   });
-  showForget();
+  showButton();
 }
 
 let known = null;
