@@ -163,7 +163,7 @@ def result_name(name: str, dataset: str) -> str:
 
 def typed(name: str, options: Options) -> str:
     """The command that repeats the experiment, without the places of files on this machine."""
-    parts = ["uv", "run", "python", "-m", f"pipelines.{name}", "--dataset", options.dataset.partition(":")[0]]
+    parts = ["uv", "run", "python", "-m", f"pipelines.{name}", "--dataset", _without_place(options.dataset)]
     parts += [part for cut in options.cut for part in ("--cut", cut)]
     parts += [part for value in options.sparsity for part in ("--sparsity", f"{value:g}")]
     for option in ("images", "unseen_images", "rounds", "seed", "epochs", "fine_tune_epochs", "fine_tune_rate",
@@ -175,3 +175,8 @@ def typed(name: str, options: Options) -> str:
     parts += ["--counts", options.counts.name] if options.counts else []
     parts += ["--weights", options.weights.name] if options.weights else []
     return shlex.join([*parts, "--write", "pipelines/results"])
+
+
+def _without_place(spec: str) -> str:
+    kind, colon, path = spec.partition(":")
+    return f"{kind}{colon}{Path(path).name}" if colon else kind

@@ -30,7 +30,7 @@ def tuned(bench: Bench, cut: Cut) -> dict[str, Any]:
     """Fine-tune the written one-shot network: accuracy of what was written, and by epoch on the way."""
     recipe = bench.settings.tuning
     if recipe is None:
-        return {}
+        return {"accuracy_fine_tuned": None}
     start = bench.run.read_checkpoint(checkpoint_name(cut))
     taught = bench.original.digest if bench.settings.teacher else None
     asked = identity(recipe, bench.pictures, decode_checkpoint(start, bench.fresh()), taught)

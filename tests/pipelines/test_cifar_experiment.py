@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import pipelines.cifar_command as options
@@ -16,8 +17,10 @@ import pipelines.cifar_stages as stages
 import pipelines.cifar_tuning as tuning
 from pipelines.cifar_experiment import chosen_cuts
 from pipelines.cifar_tables import comparison_rows, epoch_rows
+from streamsparse.capture import calibration_images
 from streamsparse.errors import UsageError
 from streamsparse.intake.data import open_data
+from streamsparse.store import Run
 from streamsparse.write.checkpoint import load
 from tests.pipelines.small_pictures import TINY, Tiny, write_cifar
 
@@ -63,6 +66,7 @@ def test_every_row_is_made_shown_and_kept(
         assert model["bytes"] < found["baseline"]["bytes"]
         assert set(model["speed_up"]) == {"1", "32"}
     _pages_hold_everything(results, found, replace(TYPED, **places))
+    _later_commands_open_the_same_data(run, root)
 
     def refusing(*_: object, **__: object) -> None:
         raise AssertionError
@@ -88,6 +92,14 @@ def _pages_hold_everything(results: Path, found: dict[str, Any], made: options.O
     assert str(results.parent) not in text + record.read_text()
     assert kept["models"][0]["accuracy_one_shot"] == found["models"][0]["accuracy_one_shot"]
     assert kept["environment"]["versions"]["torch"]
+
+
+def _later_commands_open_the_same_data(run: Path, root: Path) -> None:
+    manifest = Run.at(run / "run").manifest()
+    again = open_data(manifest["data"]["spec"], split="train")
+    images = calibration_images(again, images=120)
+    assert images.digest() == manifest["data"]["digest"]
+    assert str(root) in manifest["data"]["spec"]
 
 
 def test_cuts_by_name_and_by_sparsity() -> None:
@@ -143,3 +155,21 @@ def test_counts_that_cannot_be_read(content: str, tmp_path: Path) -> None:
 
 def test_the_small_data_are_what_streamsparse_reads(tmp_path: Path) -> None:
     assert len(open_data("cifar10", data_root=write_cifar(tmp_path))) == 400  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:Can't initialize NVML")
+def test_nothing_is_trained_where_nothing_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights from a file, no fine-tuning, one free sparsity: only the original's weights are read."""
+    root, weights = write_cifar(tmp_path / "data"), tmp_path / "tiny.safetensors"
+    save_file(Tiny().state_dict(), weights)
+    monkeypatch.setattr("pipelines.training._train", None)
+    found = typed(
+        capsys, data_root=root, weights=weights, sparsity=[0.3], fine_tune_epochs=0, from_scratch=0, images=60
+    )
+    (model,) = found["models"]
+    assert model["accuracy_fine_tuned"] is None
+    assert 0.3 <= model["sparsity"] < 0.5
+    assert found["baseline"]["origin"] == "weights from tiny.safetensors"
+    assert found["seconds"]["fine_tune"] == found["seconds"]["from_scratch"] == 0
