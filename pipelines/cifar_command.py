@@ -16,10 +16,11 @@ import typer
 from pipelines.cifar_data import open_pictures
 from pipelines.cifar_experiment import Request, chosen_cuts, experiment, plan_of
 from pipelines.cifar_networks import TRAINING, Network
+from pipelines.cifar_rows import without_places
 from pipelines.cifar_stages import Settings
 from pipelines.cifar_tables import print_plan, print_summary, write_results
 from pipelines.recipe import Recipe
-from streamsparse.cli.console import command, print_json
+from streamsparse.cli.console import command, print_json, say
 from streamsparse.errors import UsageError
 
 DATASET = Annotated[
@@ -107,6 +108,9 @@ def run_recipe(network: Network, name: str, options: Options) -> None:
     if options.dry_run:
         print_plan(summary["plan"])
     else:
+        if options.run is None:
+            summary = without_places(summary)
+            say("The networks are not kept: give --run for that.")
         print_summary(summary, request)
     if options.write is not None and not options.dry_run:
         write_results(options.write, result_name(name, options.dataset), summary, request, typed(name, options))

@@ -60,6 +60,15 @@ def kept_row(
     return kept
 
 
+def without_places(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary of what lay in a temporary directory: its networks have no checkpoints any more."""
+    models = [
+        {key: None if key.startswith("checkpoint") else value for key, value in model.items()}
+        for model in summary["models"]
+    ]
+    return {**summary, "models": models}
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(file.read_text())

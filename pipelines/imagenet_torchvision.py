@@ -24,6 +24,7 @@ from typing import Annotated, Any, Final
 import torch
 import typer
 
+from pipelines.cifar_rows import without_places
 from pipelines.cifar_tables import machine
 from pipelines.imagenet_torchvision_stages import Request, experiment
 from pipelines.lenet_tables import environment, percent
@@ -143,6 +144,9 @@ def main(
         print_table(f"Channel groups of {model}", {"group": "left", "channels": "right"}, groups)
         say("Nothing was touched.")
     else:
+        if run is None:
+            summary = without_places(summary)
+            say("The networks are not kept: give --run for that.")
         print_table(model, dict.fromkeys(HEADINGS, "right"), rows_of(summary))
     if write is not None and not dry_run:
         _write(write, summary, request)

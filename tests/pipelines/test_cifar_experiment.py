@@ -170,6 +170,7 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     )
     (model,) = found["models"]
     assert model["accuracy_fine_tuned"] is None
+    assert model["checkpoint"] is None  # without --run nothing is kept
     assert 0.3 <= model["sparsity"] < 0.5
     assert found["baseline"]["origin"] == "weights from tiny.safetensors"
     assert found["seconds"]["fine_tune"] == found["seconds"]["from_scratch"] == 0

@@ -29,7 +29,7 @@ APPLICATION = typer.Typer()
 APPLICATION.command()(main)
 
 
-class NarrowResNet(torchvision.models.ResNet):
+class NarrowResNet(torchvision.models.ResNet):  # type: ignore[misc]  # torchvision has no types
     """torchvision's own, with one block in a stage and a sixteenth of the channels."""
 
     def __init__(self, num_classes: int) -> None:
@@ -38,7 +38,7 @@ class NarrowResNet(torchvision.models.ResNet):
         self.fc = nn.Linear(32, num_classes)
 
     def _make_layer(self, block: Any, planes: int, *rest: Any, **options: Any) -> nn.Sequential:
-        self.inplanes = min(self.inplanes, planes // 16)  # the stem's 64 are 4
+        self.inplanes: int = min(self.inplanes, planes // 16)  # the stem's 64 are 4
         stage: nn.Sequential = super()._make_layer(block, planes // 16, *rest, **options)
         return stage
 
