@@ -9,18 +9,23 @@ import { followEvents, isActive, knownJob, knownJobs, noteJob, watchJobs } from 
 
 const LOG_MILLISECONDS = 2500;
 
-/** A list of jobs that stays up to date; `run` null for all. */
+const MOST_OF_A_RUN = 8;
+
+/** A list of jobs that stays up to date: all (`run` null), or the latest of a run and those that are active. */
 export function jobList(run = null) {
   const [list, empty] = [element("div", { class: "jobs" }), element("div")];
+  const more = element("p", {}, element("a", { href: "#/jobs" }, "All jobs"));
   const rows = new KeyedList(list, (job) => job.id, (job) => jobCard(job, { showRun: run === null }));
   fill(empty, emptyState("No jobs yet",
     run === null ? "Jobs are submitted from a run's page, by the API, or by streamsparse.client." : "Submit one below: every stage of a run is a job."));
   const stop = watchJobs(() => {
     const own = knownJobs().filter((job) => run === null || job.run === run);
-    rows.show(own);
+    const shown = own.filter((job, place) => run === null || place < MOST_OF_A_RUN || isActive(job));
+    rows.show(shown);
+    more.hidden = shown.length === own.length;
     empty.hidden = own.length > 0;
   });
-  return { node: element("div", {}, empty, list), dispose: stop };
+  return { node: element("div", {}, empty, list, more), dispose: stop };
 }
 
 export function jobsPage() {
