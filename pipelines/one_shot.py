@@ -195,6 +195,10 @@ def main() -> None:
     command = f"uv run python -m pipelines.one_shot --network {request.network} --images {request.images}"
     command += f" --test-images {request.test_images} --fewer-test-images {fewer}"
     command += f" --stages {request.stages} --seeds {arguments.seeds}"
+    if arguments.recipes != list(RECIPES):
+        command += f" --recipes {' '.join(arguments.recipes)}"
+    if arguments.sparsity:
+        command += f" --sparsity {' '.join(f'{one:g}' for one in arguments.sparsity)}"
     about = surroundings()
     text = page(found, about, f"{command} --write pipelines/results")
     print(text)

@@ -51,12 +51,12 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("recalibrated", "+ BatchNorm recalibration", "entropic", "error", "sequential", True),
         Recipe("allocated", "+ allocation by predicted loss", "entropic", "loss", "sequential", True),
         Recipe("full-recalibrated", "+ best channels of all methods", "best", "loss", "sequential", True),
-        Recipe("full", "the same, without recalibration", "best", "loss", "sequential"),
-        Recipe("full-independent", "the same, independent", "best", "loss", "independent"),
+        Recipe("full", "ours: best channels, allocation by predicted loss, in order", "best", "loss", "sequential"),
+        Recipe("full-independent", "the same, not in order", "best", "loss", "independent"),
         Recipe(
             "improved-independent", "independent, allocation by measured loss", "best", "measured", "independent"
         ),
-        Recipe("improved", "the same, in order", "best", "measured", "sequential"),
+        Recipe("improved", "ours, allocation by measured loss", "best", "measured", "sequential"),
         Recipe("independent-recalibrated", "independent, recalibrated", "best", "loss", "independent", True),
     ]
     same = [

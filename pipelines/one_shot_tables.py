@@ -152,6 +152,7 @@ def _seconds(found: Mapping[str, Any]) -> list[str]:
     """What every stage took, for the first seed, and how long a row takes."""
     shared = found["seconds"].get("0", {})
     lines = [*_heading("shared by all rows", list(shared))] if shared else []
-    lines += ["| once | " + " | ".join(f"{value:.0f}" for value in shared.values()) + " |", ""] if shared else []
+    once = [f"{value:.0f}" if value >= 1 else "–" for value in shared.values()]  # –: found by an earlier call
+    lines += ["| once | " + " | ".join(once) + " |", ""] if shared else []
     lines += _table(found, lambda cell: cell["cut_seconds"], lambda value: f"{value:.0f}")
     return lines
