@@ -156,6 +156,9 @@ def test_the_object_store_tells_nobody_and_shows_s3_alone() -> None:
     assert "-master.telemetry=false" in command
     assert "-ip.bind=127.0.0.1" in command
     assert "-s3.ip.bind=0.0.0.0" in command
+    assert "-s3.autoCreateBucket=false" in command
+    bucket = interpolated(read_compose())["services"]["service"]["command"][1].removeprefix("s3://").split("/")[0]
+    assert f"s3.bucket.create -name {bucket}" in read_compose()["services"]["bucket"]["command"][0]
 
 
 def test_a_worker_stops_itself_before_its_container_does() -> None:
