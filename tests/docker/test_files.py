@@ -142,7 +142,7 @@ def test_services_are_built_from_stages_that_exist_and_are_hardened() -> None:
         assert "healthcheck" in service or (stage is not None and stage.last("HEALTHCHECK"))
 
 
-def test_daskless_networks_cannot_reach_the_scheduler() -> None:
+def test_nobody_outside_reaches_the_scheduler() -> None:
     compose = interpolated(read_compose())
     assert compose["networks"]["cluster"]["internal"] is True
     for name in ("scheduler", "worker"):
