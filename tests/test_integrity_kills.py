@@ -94,7 +94,7 @@ def kill_after(process: ForkServerProcess, path: Path, markers: int, seconds: fl
     return True
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("kind", ["lossless", pytest.param("rounded", marks=pytest.mark.slow)])
 def test_captures_killed_at_any_time_and_resumed(context: ForkServerContext, tmp_path: Path, kind: str) -> None:
     """Kills between a batch's first chunk and its marker are the likely ones: most of the time goes there."""
 

@@ -82,6 +82,7 @@ def arguments(root: Path, weights: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_folder_to_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = arguments(write_folder(tmp_path / "images"), write_weights(tmp_path / "weights.safetensors"))
     typed += ["--sparsity", "0.4", "--run", str(tmp_path / "run"), "--write", str(tmp_path / "results")]

@@ -41,6 +41,7 @@ def typed(run: Path, written: Path) -> dict[str, Any]:
     return printed
 
 
+@pytest.mark.slow
 def test_budgets_are_kept_and_work_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = typed(tmp_path / "run", tmp_path)
     assert found["baseline"]["parameters"] == 61_706

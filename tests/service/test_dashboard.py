@@ -197,6 +197,7 @@ def test_a_checkpoint_is_written_downloaded_and_compared(browser: Any, dashboard
         assert kept == [f"{view['kept']['fc1']} of 12" for view in views]
 
 
+@pytest.mark.slow
 def test_from_a_capture_to_the_slider_by_jobs(browser: Any, dashboard: Live) -> None:
     with visiting(browser, dashboard.url, "runs/captured", refused=(409,)) as page:
         page.get_by_role("button", name="Accumulate statistics").click()

@@ -48,6 +48,7 @@ def test_a_checkpoint_is_written_and_its_events_resume(live: Live, root: Path) -
     assert parameters == shown["costs"]["parameters"] == found["result"]["costs"]["parameters"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_tried_again_and_an_impossible_job_fails_with_its_reason(root: Path) -> None:
     with serving(root, warm=True) as live:
         _kill_report_fail(live)
@@ -129,6 +130,7 @@ def _kill_and_recover(root: Path, service: subprocess.Popen[str], url: str) -> N
             assert [job["attempts"] for job in ended] == [2, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_lost_cluster_makes_a_job_wait_with_the_reason(root: Path) -> None:
     with serving(root, scheduler="tcp://127.0.0.1:9") as live:
         job = live.json("POST", "/api/v1/runs/small/jobs", 202, json={"kind": "accumulate"})["id"]
