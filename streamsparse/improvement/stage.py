@@ -38,7 +38,8 @@ from streamsparse.store.statistics import Statistics
 from streamsparse.store.timings import recorded
 from streamsparse.types import PrunePlan, Solution
 
-DEFAULT_IMAGES = 512
+DEFAULT_IMAGES = 1024
+"""Of the divergence a few images make the most: with 256, VGG-16 gained on them and lost on others."""
 DEFAULT_ROUNDS = 8
 STEP = 0.3
 """Of a group's count, in the first round."""
