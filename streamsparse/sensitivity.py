@@ -104,7 +104,7 @@ def measure_sensitivities(
     check_request(images, levels, by)
     run = run if isinstance(run, Run) else Run.at(run)
     captured = read_captured(run)
-    fronts = committed_fronts(run, captured) if fronts is None else fronts
+    fronts = required_fronts(run, captured) if fronts is None else fronts
     statistics = Statistics(run).require(captured.manifest["layers"])
     original = original_model(run, model)
     sample, unseen = measuring_images(run, captured, data, images)
@@ -169,7 +169,7 @@ def measuring_images(run: Run, captured: Captured, data: object, count: int) -> 
     return replace(everything, indices=sample.indices[:count]), False
 
 
-def committed_fronts(run: Run, captured: Captured) -> dict[str, GroupFront]:
+def required_fronts(run: Run, captured: Captured) -> dict[str, GroupFront]:
     """The fronts of all groups that can be cut, as `solve` left them.
 
     Raises:

@@ -98,12 +98,12 @@ def parse_levels(text: str) -> tuple[float, ...]:
 
 def _show_plan(run: str, levels: Sequence[float], images: int, by: str, as_json: bool) -> None:
     from streamsparse.intake.captured import read_captured
-    from streamsparse.sensitivity import committed_fronts
+    from streamsparse.sensitivity import required_fronts
     from streamsparse.solve.losses import counts_at
     from streamsparse.store import Run
 
     opened = Run.at(run)
-    fronts = committed_fronts(opened, read_captured(opened))
+    fronts = required_fronts(opened, read_captured(opened))
     counts = {name: counts_at(front.held_out, levels) for name, front in fronts.items()}
     passes = sum(map(len, counts.values())) if by == "kl" else 1
     if as_json:

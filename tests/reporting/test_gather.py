@@ -21,7 +21,7 @@ from streamsparse.kernels.statistics import moments
 from streamsparse.report.facts import Facts
 from streamsparse.reporting import gather, report
 from streamsparse.run import Result, prune
-from streamsparse.sensitivity import committed_fronts
+from streamsparse.sensitivity import required_fronts
 from streamsparse.solve import Constraints, SolveSettings, network_front, solve
 from streamsparse.solve.measured import known_losses, read_sensitivities
 from streamsparse.store import Run, layout
@@ -105,7 +105,7 @@ def test_conditions_are_those_of_the_standardised_inputs(
 
 def test_groups_are_their_fronts_and_sensitivities(facts: Facts, finished: tuple[Path, Result, Evaluation]) -> None:
     run = Run.at(finished[0])
-    fronts = committed_fronts(run, read_captured(run))
+    fronts = required_fronts(run, read_captured(run))
     sensitivities = read_sensitivities(run, fronts)
     plan = finished[1].solution.plan
     assert sensitivities is not None
@@ -130,7 +130,7 @@ def test_groups_are_their_fronts_and_sensitivities(facts: Facts, finished: tuple
 def test_the_networks_front_is_the_allocation(facts: Facts, finished: tuple[Path, Result, Evaluation]) -> None:
     run = Run.at(finished[0])
     captured = read_captured(run)
-    fronts = committed_fronts(run, captured)
+    fronts = required_fronts(run, captured)
     losses, _ = known_losses(run, fronts)
     expected = {
         (one.costs, one.predicted_loss) for one in network_front(fronts, captured.costs, losses, "macs", 16)
@@ -250,14 +250,14 @@ def test_measures_of_loss_that_changed_are_said(run: Run) -> None:
     found = gather(run)
     assert found.loss_unit.startswith("sum of")
     kept = {group.name: len(group.kept) for group in found.groups}
-    fronts = committed_fronts(run, read_captured(run))
+    fronts = required_fronts(run, read_captured(run))
     assert found.predicted_loss == pytest.approx(sum(fronts[name].held_out[count] for name, count in kept.items()))
     assert any("another measure of loss" in note for note in found.notes)
     assert all(group.sensitivity == () for group in found.groups)
 
 
 def test_positions_by_hand_are_said(run: Run) -> None:
-    front = committed_fronts(run, read_captured(run))["fc1"].front
+    front = required_fronts(run, read_captured(run))["fc1"].front
     dropped = int(front.supports[6][0])
     solve(run, channels={"fc1": 6}, constraints=Constraints(drop={"fc1": (dropped,)}, leave=("conv2",)))
     found = gather(run)
