@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,9 @@ def test_the_log_holds_no_token_and_no_query(
     log_as_json(stream)
     try:
         live.http.get("/api/v1/runs?ticket=secret-ticket", headers=headers["read"])
+        deadline = time.monotonic() + 20
+        while "\n" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)  # the line follows the answer
     finally:
         for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate
