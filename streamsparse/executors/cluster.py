@@ -35,11 +35,11 @@ class DaskExecutor:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        found = self._workers()
+        found = self._first_workers()
         if not found:
             raise ClusterError(
                 "The Dask cluster has no workers.",
-                expected="at least one worker",
+                expected=f"at least one worker within {_TIMEOUT_SECONDS} s",
                 got="none",
                 where=client.scheduler.address if client.scheduler else None,
                 remedy="start some with `dask worker ADDRESS --nthreads 1`",
@@ -48,6 +48,13 @@ class DaskExecutor:
         self.tasks_per_process = max(worker["nthreads"] for worker in found)
         limits = [worker["memory_limit"] for worker in found if worker.get("memory_limit")]
         self._limit = int(_SHARE_OF_LIMIT * min(limits)) if limits else None
+
+    def _first_workers(self) -> list[dict[str, Any]]:
+        """Those of the scheduler; of one that has just begun, as soon as the first has found it."""
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while not (found := self._workers()) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return found
 
     def _workers(self) -> list[dict[str, Any]]:
         with _translated():

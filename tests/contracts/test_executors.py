@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from streamsparse.accumulate import AccumulateSettings, accumulate, accumulate_stream, plan_accumulation
 from streamsparse.accumulate import plan as planning
@@ -172,6 +172,20 @@ def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     assert raised.value.where == "tcp://127.0.0.1:9"
     assert raised.value.exit_status == 1
+
+
+def test_a_cluster_may_find_its_first_worker_a_little_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a restart of everything: workers load their libraries before they report to the scheduler."""
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        with monkeypatch.context() as patch, Client(cluster) as client:
+            patch.setattr(cluster_module, "_TIMEOUT_SECONDS", 0.3)
+            with pytest.raises(ClusterError, match="no workers"):
+                cluster_module.DaskExecutor(client)
+        starting = threading.Timer(0.5, cluster.scale, [1])
+        starting.start()
+        with Client(cluster) as client:
+            assert cluster_module.DaskExecutor(client).workers > 0
+        starting.join()
 
 
 class NotDask:
