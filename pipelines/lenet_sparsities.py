@@ -22,7 +22,7 @@ import pipelines.mnist as mnist
 from pipelines.lenet_mnist import TRAINING_IMAGES
 from pipelines.lenet_recipes import FAR_TUNING
 from pipelines.lenet_stages import STAGES, Bench, baseline, fine_tuned, gather, one_shot, trained_lenet
-from pipelines.lenet_tables import NOTE, environment, percent
+from pipelines.lenet_tables import NOTE, environment, page_foot, percent
 from pipelines.lenet_targets import Settings, Target
 from pipelines.training import Labelled
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
@@ -122,7 +122,6 @@ def rows_of(summary: dict[str, Any]) -> Rows:
 
 def markdown_page(summary: dict[str, Any], settings: Settings, tuning_images: int, typed: str) -> str:
     """The table as a page, with what it takes to repeat it."""
-    about = environment()
     rows = [HEADINGS, ("---:",) * len(HEADINGS), *rows_of(summary)]
     lines = [
         "# LeNet on MNIST at any sparsity",
@@ -135,13 +134,7 @@ def markdown_page(summary: dict[str, Any], settings: Settings, tuning_images: in
         f"the teacher; mean over {settings.repeats} seed(s), in brackets their range. Lost: points.",
         "The paper's smallest LeNet loses 0.57 points at 83 % sparsity (its table 2, fine-tuned).",
         "",
-        NOTE,
-        "",
-        f"Measured {about['date']} on {about['machine']}, {about['cores']} cores, {about['threads']} thread(s);",
-        ", ".join(f"{name} {number}" for name, number in about["versions"].items()) + ".",
-        "Seconds by stage: " + ", ".join(f"{k} {s:.1f}" for k, s in summary["seconds"].items()) + ".",
-        "",
-        f"    {typed}",
+        *page_foot(summary, typed),
     ]
     return "\n".join(lines) + "\n"
 

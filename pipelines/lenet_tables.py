@@ -152,7 +152,6 @@ def markdown_page(summary: dict[str, Any], settings: Settings, tuning_images: in
     """The comparison as a page, with what it takes to repeat it."""
     rows = [COMPARISON, tuple("---" if i == 0 else "---:" for i in range(len(COMPARISON)))]
     rows += comparison_rows(summary, settings.targets)
-    about = environment()
     repeats = "" if settings.repeats == 1 else f"; in brackets the range over {settings.repeats} seeds"
     epochs = f"{settings.recipe.epochs} epochs on {tuning_images:,} images{repeats}"
     lines = [
@@ -164,15 +163,23 @@ def markdown_page(summary: dict[str, Any], settings: Settings, tuning_images: in
         f"order, without any training. Statistics of {settings.images:,} embedded training images, one capture.",
         f"Fine-tuned: {epochs}.",
         "",
+        *page_foot(summary, command_of(settings)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def page_foot(summary: dict[str, Any], typed: str) -> list[str]:
+    """The last lines of a page: how to read it, where and how long it was measured, and the command."""
+    about = environment()
+    return [
         NOTE,
         "",
         f"Measured {about['date']} on {about['machine']}, {about['cores']} cores, {about['threads']} thread(s);",
         ", ".join(f"{name} {number}" for name, number in about["versions"].items()) + ".",
         "Seconds by stage: " + ", ".join(f"{k} {s:.1f}" for k, s in summary["seconds"].items()) + ".",
         "",
-        f"    {command_of(settings)}",
+        f"    {typed}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def command_of(settings: Settings) -> str:

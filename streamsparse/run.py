@@ -116,7 +116,7 @@ def prune(
         seed=seed,
         settings=capture_settings,
         subject=subject,
-        accept=lambda graph: _check_request(budget, channels, constraints, sensitivity, graph),
+        accept=lambda graph: _check_request(budget, channels, constraints, sensitivity, improve_rounds, graph),
         on_event=on_event,
     )
     _time_layers(run, original, budget, on_event)
@@ -125,7 +125,7 @@ def prune(
     if sensitivity != "none" and _loss_matters(budget):
         device = _device(capture_settings)
         _measure(run, data, original, constraints or Constraints(), settings, sensitivity, device, on_event)
-    if improve_rounds and budget is not None and parse_budget(budget).bounds_cost:
+    if improve_rounds and budget is not None:
         solution = improve(
             run, data, budget=budget, model=original, constraints=constraints, settings=settings,
             rounds=improve_rounds, device=_device(capture_settings), on_event=on_event,
@@ -193,12 +193,21 @@ def _check_request(
     channels: Mapping[str, int] | None,
     constraints: Constraints | None,
     sensitivity: str,
+    improve_rounds: int,
     graph: ChannelGraph,
 ) -> None:
     if sensitivity not in SENSITIVITIES:
         raise UsageError(
             "Unknown way to measure.", expected=" | ".join(SENSITIVITIES), got=sensitivity, where="--sensitivity"
         )
+    bounded = budget is not None and parse_budget(budget).bounds_cost
+    if improve_rounds and (improve_rounds < 0 or channels or not bounded):
+        raise UsageError(
+            "Nothing can be improved so.",
+            expected="rounds, and a budget of parameters, MACs, bytes or latency alone",
+            got=f"{improve_rounds} rounds, budget {budget}, channels by hand {dict(channels or {})}",
+            where="--improve", remedy="leave out --improve, or the counts by hand",
+        )  # fmt: skip
     constraints = constraints or Constraints()
     whole = left_groups(graph, constraints.leave) | whole_groups(graph)
     check_request(budget, channels, {group.name: group.size for group in graph.groups}, whole, constraints)

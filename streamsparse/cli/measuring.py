@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def sensitivity(
     run: o.RunArgument,
-    data: Annotated[
-        str | None, typer.Option("--data", help="The capture's data; as in the run if left out.")
-    ] = None,
+    data: o.CapturedData = None,
     images: Annotated[
         int, typer.Option("--images", min=1, help="To measure on: images that the capture did not sample.")
     ] = 256,

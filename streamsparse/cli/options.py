@@ -101,6 +101,8 @@ Name = Annotated[str, typer.Option("--name", help="Name of the checkpoint in the
 
 DEFAULT_IMAGES = 2000
 
+CapturedData = Annotated[str | None, typer.Option("--data", help="The capture's data; as in the run if left out.")]
+
 
 def parse_shard(text: str) -> tuple[int, int]:
     """`I/N` with I from 1 to N -> (I - 1, N)."""

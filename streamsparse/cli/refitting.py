@@ -20,9 +20,7 @@ Recalibrate = Annotated[
 
 def refit(
     run: o.RunArgument,
-    data: Annotated[
-        str | None, typer.Option("--data", help="The capture's data; as in the run if left out.")
-    ] = None,
+    data: o.CapturedData = None,
     stages: o.Stages = None,
     recalibrate: Recalibrate = False,
     batch_size: o.BatchSize = 250,

@@ -212,6 +212,17 @@ def test_prune_improves(tmp_path: Path) -> None:
     assert again.solution.plan == result.solution.plan
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [{"budget": "max-error=0.1"}, {"budget": BUDGET, "channels": {"conv1": 3}}, {"channels": {"conv1": 3}}],
+)
+def test_prune_does_not_pass_over_what_improve_cannot_do(tmp_path: Path, request_: dict[str, Any]) -> None:
+    """Before anything is captured."""
+    with pytest.raises(UsageError, match="Nothing can be improved"):
+        ss.prune(build(SmallNet), IMAGES, run=tmp_path / "run", improve_rounds=2, **request_)
+    assert not (tmp_path / "run" / "statistics").exists()
+
+
 def test_looks_are_a_step_away_or_at_the_end() -> None:
     allowed = {"a": np.arange(1, 11), "b": np.array([4, 8, 16]), "c": np.array([3])}
     assert _looks({"a": 10, "b": 8, "c": 3}, 0.3, allowed) == [("a", 7), ("b", 4), ("b", 16)]
