@@ -13,6 +13,7 @@ enough (rectified ones nearly always) and have the pivot 0, at no cost.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,8 @@ def subtract_pivots(
     flat = values.view(len(values), -1)
     sample = _sample(flat)
     mean = sample.mean(1, keepdim=True)
-    steady = mean.squeeze(1).square() > STEADY * (sample - mean).square().mean(1)
+    deviation = torch.linalg.vector_norm(sample - mean, dim=1)
+    steady = mean.squeeze(1).abs() > math.sqrt(STEADY / sample.shape[1]) * deviation
     if not bool(steady.any()):
         return values, None
     if shared:

@@ -74,9 +74,9 @@ def product_additions(
 def _symmetric_additions(
     total: Float64[Tensor, "channels channels"], rows: Float[Tensor, "channels positions"]
 ) -> Iterator[Addition]:
-    """Half the products and half the traffic to a large total."""
+    """Half the products and half the traffic to a large total; a block is worth the threads that it wakes."""
     channels = rows.shape[0]
-    blocks = max(1, min(SYMMETRIC_BLOCKS, channels // SMALLEST_BLOCK))
+    blocks = max(1, min(SYMMETRIC_BLOCKS, channels // (SMALLEST_BLOCK * torch.get_num_threads())))
     size = -(-channels // blocks)
     for start in range(0, channels, size):
         yield partial(
