@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ import typer
 
 from pipelines.cifar_data import open_pictures
 from pipelines.cifar_experiment import Request, chosen_cuts, experiment, plan_of
-from pipelines.cifar_networks import TRAINING, Network
+from pipelines.cifar_networks import FINE_TUNING, TRAINING, Network
 from pipelines.cifar_rows import without_places
 from pipelines.cifar_stages import Settings
 from pipelines.cifar_tables import print_plan, print_summary, write_results
@@ -45,6 +45,9 @@ COUNTS = Annotated[
 IMAGES = Annotated[int, typer.Option(min=10, help="Calibration images, without labels.")]
 UNSEEN = Annotated[int, typer.Option(min=10, help="Further images that losses of cut networks are measured on.")]
 ROUNDS = Annotated[int, typer.Option(min=1, help="Rounds of moving channels between layers.")]
+STAGES = Annotated[
+    int | None, typer.Option(min=1, help="Passes of the refit in order.", show_default="one per layer")
+]
 SEED = Annotated[int, typer.Option(help="Of the calibration sample and of every training.")]
 EPOCHS = Annotated[int, typer.Option(min=1, help="Of the original's training.")]
 TUNE = Annotated[int, typer.Option(min=0, help="Of fine-tuning each network; 0 for none. The paper: 5 to 50.")]
@@ -52,7 +55,9 @@ RATE = Annotated[float, typer.Option(help="Of fine-tuning; a hundredth of the tr
 ONE_CYCLE = Annotated[bool, typer.Option("--one-cycle", help="Fine-tune with a rate that goes up and down once.")]
 TEACHER = Annotated[bool, typer.Option(help="The original teaches the networks that are tuned.")]
 SCRATCH = Annotated[int, typer.Option(min=0, help="Epochs of each pruned network from fresh weights; 0 for none.")]
-MIXED = Annotated[bool, typer.Option("--mixed-precision", help="Train in bfloat16; for CUDA.")]
+MIXED = Annotated[
+    bool, typer.Option("--mixed-precision", help="Train in bfloat16: for CUDA, and processors that multiply it.")
+]
 DEVICE = Annotated[str, typer.Option(help="cpu, cuda or cuda:N, for everything.")]
 THREADS = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's")]
 RUN = Annotated[Path | None, typer.Option(help="Keep everything here; the same command goes on after a kill.")]
@@ -74,6 +79,7 @@ class Options:
     images: int
     unseen_images: int
     rounds: int
+    stages: int | None
     seed: int
     epochs: int
     fine_tune_epochs: int
@@ -88,6 +94,51 @@ class Options:
     write: Path | None
     as_json: bool
     dry_run: bool
+
+
+def command_of(network: Network, name: str, text: str) -> Callable[..., None]:
+    """The command of a recipe.
+
+    Args:
+        name: of the recipe's module and of the files of `--write`.
+        text: what `--help` says above the options.
+    """
+
+    def main(
+        dataset: DATASET = "cifar10",
+        data_root: DATA_ROOT = None,
+        weights: WEIGHTS = None,
+        cut: CUT = None,
+        sparsity: SPARSITY = None,
+        counts: COUNTS = None,
+        images: IMAGES = 2000,
+        unseen_images: UNSEEN = 512,
+        rounds: ROUNDS = 8,
+        stages: STAGES = None,
+        seed: SEED = 0,
+        epochs: EPOCHS = TRAINING.epochs,
+        fine_tune_epochs: TUNE = FINE_TUNING.epochs,
+        fine_tune_rate: RATE = FINE_TUNING.learning_rate,
+        one_cycle: ONE_CYCLE = False,
+        teacher: TEACHER = True,
+        from_scratch: SCRATCH = 0,
+        mixed_precision: MIXED = False,
+        device: DEVICE = "cpu",
+        threads: THREADS = None,
+        run: RUN = None,
+        write: WRITE = None,
+        as_json: AS_JSON = False,
+        dry_run: DRY_RUN = False,
+    ) -> None:
+        options = Options(
+            dataset, data_root, weights, cut or [], sparsity or [], counts, images, unseen_images, rounds, stages,
+            seed, epochs, fine_tune_epochs, fine_tune_rate, one_cycle, teacher, from_scratch, mixed_precision,
+            device, threads, run, write, as_json, dry_run,
+        )  # fmt: skip
+        run_recipe(network, name, options)
+
+    main.__doc__ = text
+    return main
 
 
 def run_recipe(network: Network, name: str, options: Options) -> None:
@@ -136,7 +187,7 @@ def request_of(network: Network, options: Options) -> Request:
         )  # fmt: skip
     settings = Settings(
         images=options.images, seed=options.seed, unseen_images=options.unseen_images, rounds=options.rounds,
-        training=training, tuning=tuning, teacher=options.teacher,
+        stages=options.stages, training=training, tuning=tuning, teacher=options.teacher,
         scratch_epochs=options.from_scratch, device=options.device,
     )  # fmt: skip
     cuts = chosen_cuts(network, options.cut, options.sparsity, read_counts(options.counts))
@@ -174,6 +225,7 @@ def typed(name: str, options: Options) -> str:
                    "from_scratch", "device"):  # fmt: skip
         parts += ["--" + option.replace("_", "-"), f"{getattr(options, option)}"]
     parts += ["--teacher" if options.teacher else "--no-teacher"]
+    parts += ["--stages", f"{options.stages}"] if options.stages else []
     parts += ["--one-cycle"] if options.one_cycle else []
     parts += ["--mixed-precision"] if options.mixed_precision else []
     parts += ["--counts", options.counts.name] if options.counts else []

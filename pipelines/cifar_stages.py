@@ -44,6 +44,7 @@ class Settings:
         images: of the calibration sample; seed: of the sample and of every training.
         unseen_images: other training images, on which losses of cut networks are measured.
         rounds: of `improve`.
+        stages: passes of the refit in order; None for one per layer.
         training, tuning: recipes; a tuning of None is left out.
         teacher: the original teaches its pruned versions while they are tuned.
         scratch_epochs: of training each pruned architecture from fresh weights; 0 for none.
@@ -54,6 +55,7 @@ class Settings:
     seed: int = 0
     unseen_images: int = 512
     rounds: int = 8
+    stages: int | None = None
     training: Recipe = field(default=TRAINING)
     tuning: Recipe | None = field(default=FINE_TUNING)
     teacher: bool = True
@@ -125,6 +127,7 @@ def one_shot(bench: Bench, cut: Cut) -> dict[str, Any]:
         "cut": asdict(replace(cut, printed=None)),
         "original": bench.original.digest, "data": bench.pictures.digest,
         "images": [settings.images, settings.unseen_images], "seed": settings.seed, "rounds": settings.rounds,
+        "stages": settings.stages,
     }  # fmt: skip
     return kept_row(
         bench.folder, checkpoint_name(cut), asked, bench.seconds, lambda: _cut(bench, cut), bench.on_event
@@ -137,8 +140,8 @@ def _cut(bench: Bench, cut: Cut) -> dict[str, Any]:
     losses = _choose(bench, cut, on_event)
     with bench.timed("refit"):
         refit(
-            run, bench.pictures.calibration, model=original, settings=settings.capturing,
-            on_event=one_bar(on_event, len(read_captured(run).graph.groups)),
+            run, bench.pictures.calibration, model=original, stages=settings.stages, settings=settings.capturing,
+            on_event=one_bar(on_event, settings.stages or len(read_captured(run).graph.groups)),
         )  # fmt: skip
     original.cpu()
     with bench.timed("write"):

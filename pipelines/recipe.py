@@ -30,7 +30,8 @@ class Recipe:
             with its own darkest value; 0 leaves the images alone.
         seed: of the order of the images and of the shifts.
         device: as `torch.device` takes it.
-        mixed_precision: bfloat16 forward passes; meant for CUDA.
+        mixed_precision: bfloat16 products, channels last in memory; for CUDA, and for processors that have
+            instructions for it: 2 to 3 times faster there.
         cosine: instead of the halving, fall from the rate to zero along half a cosine, batch by batch
             (I. Loshchilov, F. Hutter, "SGDR", arXiv:1608.03983, equation 5 without restarts).
         sgd: stochastic gradient descent with `momentum` instead of Adam.

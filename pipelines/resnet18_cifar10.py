@@ -12,58 +12,25 @@ from __future__ import annotations
 
 import typer
 
-import pipelines.cifar_command as options
-from pipelines.cifar_networks import FINE_TUNING, RESNET18, TRAINING
+from pipelines.cifar_command import command_of
+from pipelines.cifar_networks import RESNET18
 
+HELP = """Prune ResNet-18 as the paper does (table 8), and further; one-shot, fine-tuned and from scratch.
 
-def main(
-    dataset: options.DATASET = "cifar10",
-    data_root: options.DATA_ROOT = None,
-    weights: options.WEIGHTS = None,
-    cut: options.CUT = None,
-    sparsity: options.SPARSITY = None,
-    counts: options.COUNTS = None,
-    images: options.IMAGES = 2000,
-    unseen_images: options.UNSEEN = 512,
-    rounds: options.ROUNDS = 8,
-    seed: options.SEED = 0,
-    epochs: options.EPOCHS = TRAINING.epochs,
-    fine_tune_epochs: options.TUNE = FINE_TUNING.epochs,
-    fine_tune_rate: options.RATE = FINE_TUNING.learning_rate,
-    one_cycle: options.ONE_CYCLE = False,
-    teacher: options.TEACHER = True,
-    from_scratch: options.SCRATCH = 0,
-    mixed_precision: options.MIXED = False,
-    device: options.DEVICE = "cpu",
-    threads: options.THREADS = None,
-    run: options.RUN = None,
-    write: options.WRITE = None,
-    as_json: options.AS_JSON = False,
-    dry_run: options.DRY_RUN = False,
-) -> None:
-    """Prune ResNet-18 as the paper does (table 8), and further; one-shot, fine-tuned and from scratch.
+Without --cut and --sparsity: both cuts of the paper's table 8, the second with the residual
+streams too, and 73.6, 85 and 93 %.
+Hours on a CPU, minutes on a GPU if the weights are at hand; everything is kept in --run.
 
-    Without --cut and --sparsity: both cuts of the paper's table 8, the second with the residual
-    streams too, and 73.6, 85 and 93 %.
-    Hours on a CPU, minutes on a GPU if the weights are at hand; everything is kept in --run.
+Examples:
 
-    Examples:
+    uv run python -m pipelines.resnet18_cifar10 --dry-run
 
-        uv run python -m pipelines.resnet18_cifar10 --dry-run
+    uv run python -m pipelines.resnet18_cifar10 --dataset fashion-mnist --cut conv_all --run runs/resnet18
 
-        uv run python -m pipelines.resnet18_cifar10 --dataset fashion-mnist --cut conv_all --run runs/resnet18
+    uv run python -m pipelines.resnet18_cifar10 --cut conv_all --fine-tune-epochs 50 --from-scratch 280
+"""
 
-        uv run python -m pipelines.resnet18_cifar10 --cut conv_all --fine-tune-epochs 50 --from-scratch 280
-    """
-    options.run_recipe(
-        RESNET18, "resnet18_cifar10",
-        options.Options(
-            dataset, data_root, weights, cut or [], sparsity or [], counts, images, unseen_images, rounds, seed,
-            epochs, fine_tune_epochs, fine_tune_rate, one_cycle, teacher, from_scratch, mixed_precision, device,
-            threads, run, write, as_json, dry_run,
-        ),
-    )  # fmt: skip
-
+main = command_of(RESNET18, "resnet18_cifar10", HELP)
 
 if __name__ == "__main__":
     typer.run(main)

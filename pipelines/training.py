@@ -132,6 +132,8 @@ def _train(
 ) -> list[Epoch]:
     images, labels = (tensor.to(recipe.device) for tensor in _checked(data))
     model.to(recipe.device)
+    layout = torch.channels_last if recipe.mixed_precision else torch.contiguous_format
+    model.to(memory_format=layout)
     state = TrainingState(model, _optimizer(model, recipe), torch.Generator().manual_seed(recipe.seed))
     batches = math.ceil(len(labels) / recipe.batch_size)  # of one epoch
     with reporting(stage, recipe.epochs * batches, "batches", on_event) as advance, _seeded(recipe):
@@ -153,7 +155,7 @@ def _train(
             history.append(Epoch(recipe.learning_rate_in(epoch), mean_loss, measured))
             if keeper is not None:
                 keeper.store(state, history)
-    model.eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     return history
 
 
@@ -182,6 +184,8 @@ def _one_epoch(
         for settings in optimizer.param_groups:
             settings["lr"] = recipe.learning_rate_in(epoch + seen / len(data[1]))
         seen += len(labels)
+        if recipe.mixed_precision:
+            images = images.to(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.mixed_precision):
             value = loss(images, model(images), labels)
         optimizer.zero_grad(set_to_none=True)

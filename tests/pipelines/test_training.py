@@ -198,11 +198,16 @@ def test_distillations_out_of_range(wrong: dict[str, float]) -> None:
         Distillation(fresh_lenet(), **wrong)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_mixed_precision_on_cuda(digits: Labelled, other_digits: Labelled) -> None:
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_mixed_precision(device: str, digits: Labelled, other_digits: Labelled) -> None:
     model = fresh_lenet()
-    train_classifier(model, digits, Recipe(epochs=4, device="cuda", mixed_precision=True))
-    assert accuracy(model, other_digits, device="cuda") > 0.9
+    train_classifier(model, digits, Recipe(epochs=4, device=device, mixed_precision=True))
+    assert accuracy(model, other_digits, device=device) > 0.9
+    for parameter in model.parameters():  # as it was handed over
+        assert parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
 def test_a_rate_goes_up_and_down_once(digits: Labelled) -> None:
