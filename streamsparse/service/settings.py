@@ -82,7 +82,7 @@ class Settings:
         data_root: where named data sets lie.
         allow_models: architectures as MODULE:CALLABLE whose code is trusted, exactly as written.
         allow_urls: prefixes outside ROOT from which runs may be registered.
-        scheduler: address of a Dask scheduler for accumulations.
+        scheduler: address of a Dask scheduler for accumulations and fronts; its workers must see ROOT as this does.
         threads: of the numerics of one job.
         limits, timing: see there.
 

@@ -11,10 +11,13 @@ from typing import Any
 
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent
+from streamsparse.executors import Execution
+from streamsparse.intake.captured import read_captured
 from streamsparse.service.planning import constraints_of
 from streamsparse.service.schemas import jobs as schemas
 from streamsparse.service.schemas.budgets import Choice
 from streamsparse.solve import SolveSettings, solve, trade_off
+from streamsparse.solve.stage import find_fronts
 from streamsparse.store import Run, layout
 from streamsparse.types import Solution
 
@@ -48,13 +51,16 @@ def _accumulate(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
 
 
 def _fronts(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
-    asked = schemas.FrontsParameters.model_validate(job["parameters"])
-    points, kind = trade_off(run, points=2, constraints=constraints_of(asked), on_event=on_event)
+    constraints = constraints_of(schemas.FrontsParameters.model_validate(job["parameters"]))
+    execution = Execution(scheduler=job["scheduler"])
+    with run.lock():  # what takes long, on the cluster if there is one
+        find_fronts(run, read_captured(run), SolveSettings(), on_event, constraints, execution)
+    points, kind = trade_off(run, points=2, constraints=constraints, on_event=on_event)
     return {"loss_kind": kind, "points": points}
 
 
 def _solve(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
-    return _summary(_solved(run, schemas.SolveParameters.model_validate(job["parameters"]), on_event))
+    return _summary(_solved(run, job, schemas.SolveParameters.model_validate(job["parameters"]), on_event))
 
 
 def _write(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
@@ -67,7 +73,7 @@ def _write(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
 
 def _checkpoint(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
     asked = schemas.CheckpointParameters.model_validate(job["parameters"])
-    solution = _solved(run, asked, on_event)
+    solution = _solved(run, job, asked, on_event)
     parameters = {"name": asked.name, "formats": asked.formats}
     return {**_summary(solution), "checkpoint": _write(run, {"parameters": parameters}, on_event)}
 
@@ -125,10 +131,10 @@ _STAGES: dict[str, Callable[[Run, Mapping[str, Any], OnEvent], Any]] = {
 }
 
 
-def _solved(run: Run, choice: Choice, on_event: OnEvent) -> Solution:
+def _solved(run: Run, job: Mapping[str, Any], choice: Choice, on_event: OnEvent) -> Solution:
     return solve(
         run, budget=choice.budget, channels=choice.channels, constraints=constraints_of(choice),
-        settings=SolveSettings(), on_event=on_event,
+        settings=SolveSettings(), scheduler=job["scheduler"], on_event=on_event,
     )  # fmt: skip
 
 

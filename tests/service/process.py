@@ -1,10 +1,11 @@
 """A service in a process of its own, to be killed or loaded: prints its URL, serves until standard input ends.
 
-python -m tests.service.process ROOT JOBS [plain|load|hostile]
+python -m tests.service.process ROOT JOBS [plain|load|hostile] [--port PORT] [--scheduler ADDRESS]
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import threading
 
@@ -19,17 +20,23 @@ MODES = {"plain": Limits(), "load": Limits(requests_per_second=1e6, burst=10**6)
 
 def main() -> None:
     """Serve until standard input ends."""
-    root, jobs, mode = sys.argv[1], int(sys.argv[2]), (sys.argv[3:] or ["plain"])[0]
-    models = () if mode == "hostile" else (MODEL,)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root")
+    parser.add_argument("jobs", type=int)
+    parser.add_argument("mode", choices=MODES, nargs="?", default="plain")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--scheduler")
+    asked = parser.parse_args()
     settings = Settings(
-        root,
-        port=0,
-        jobs=jobs,
+        asked.root,
+        port=asked.port,
+        jobs=asked.jobs,
         warm=False,
         timing=QUICK,
-        allow_models=models,
+        allow_models=() if asked.mode == "hostile" else (MODEL,),
+        scheduler=asked.scheduler,
         threads=1,
-        limits=MODES[mode],
+        limits=MODES[asked.mode],
     )
     server = Server(create_app(settings), settings)
     print(server.url, flush=True)

@@ -148,6 +148,20 @@ def test_waiting_jobs_are_claimed_when_their_time_has_come(queue: Queue) -> None
     assert claimed["attempts"] == 2
 
 
+def test_a_waiting_job_is_not_overtaken_by_a_later_one_of_its_run(queue: Queue) -> None:
+    first, second, other = add(queue, "a", "accumulate"), add(queue, "a", "solve"), add(queue, "b")
+    queue.claim("me")
+    queue.finish(first, "me", "waiting", reason="the cluster is gone", not_before=time.time() + 3600)
+    claimed = queue.claim("me")
+    assert claimed is not None
+    assert claimed["id"] == other  # statistics come before a solution
+    assert queue.claim("me") is None
+    queue.cancel(first)
+    claimed = queue.claim("me")
+    assert claimed is not None
+    assert claimed["id"] == second
+
+
 def test_jobs_that_wait_are_bounded(queue: Queue) -> None:
     from streamsparse.service.problems import Refusal
 

@@ -4,9 +4,10 @@
       ▲                 │ ▲
       └─ lease expired ─┘ └─ claim, once its time has come ─ waiting  (a lost cluster, a locked run, a crash)
 
-A claim is one UPDATE ... RETURNING; that no two jobs of a run are running is kept by a unique index, so that it
-holds for any number of services on one database. Times are seconds since 1970 by the clocks of the services, which
-should agree within a few seconds.
+Jobs of one run are done in the order in which they were submitted: one that waits holds up those behind it, for a
+solution has no sense before its statistics. A claim is one UPDATE ... RETURNING; that no two jobs of a run are
+running is kept by a unique index, so that it holds for any number of services on one database. Times are seconds
+since 1970 by the clocks of the services, which should agree within a few seconds.
 """
 
 from __future__ import annotations
@@ -75,12 +76,17 @@ class Queue:
             return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
     def claim(self, owner: str) -> Job | None:
-        """Take the oldest job whose time has come and whose run nobody works on; None if there is none."""
+        """Take the oldest job whose time has come and that is its run's next; None if there is none."""
         now = time.time()
         busy = select(jobs.c.run_url).where(jobs.c.state == "running")
+        earlier = jobs.alias("earlier")
+        overtaken = select(earlier.c.number).where(
+            earlier.c.run_url == jobs.c.run_url, earlier.c.number < jobs.c.number, earlier.c.state.in_(ACTIVE)
+        )
         first = (
             select(jobs.c.number)
             .where(jobs.c.state.in_(("queued", "waiting")), jobs.c.not_before <= now, jobs.c.run_url.not_in(busy))
+            .where(~overtaken.exists())
             .order_by(jobs.c.number)
             .limit(1)
             .scalar_subquery()
