@@ -1,7 +1,7 @@
-"""A checkpoint's files on the disk, opened without following links, and the tar of all of them.
+"""A checkpoint's files, on the disk (opened without following links) or in a bucket, and the tar of all of them.
 
 The tar is deterministic (names in order, no times, no owners), so that it has a size before it is made, a digest,
-and ranges: a download of it resumes like that of a file.
+and ranges: a download of it resumes like that of a file. It is the same tar wherever the files lie.
 """
 
 from __future__ import annotations
@@ -13,18 +13,43 @@ import stat
 import tarfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from streamsparse.errors import StorageError
 from streamsparse.service.problems import not_found
 from streamsparse.service.schemas.names import NAME_PATTERN
+from streamsparse.store import Run
+from streamsparse.store.objects import ObjectReader, StoredObject
 
 _HASH_BYTES = 2**20
 _DIGESTS_KEPT = 4096
 _BLOCK = tarfile.BLOCKSIZE
+
+
+class OpenedFile(Protocol):
+    """A file that stays what it is while it is read."""
+
+    @property
+    def name(self) -> str:
+        """Without its directory."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Another one once the content is another."""
+
+    def read_at(self, size: int, position: int) -> bytes:
+        """At most `size` bytes from a position on, at least one unless it is at the end."""
+
+    def close(self) -> None:
+        """Give it back; again is nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +75,25 @@ class OpenFile:
         """Bytes."""
         return self.identity.size
 
+    def read_at(self, size: int, position: int) -> bytes:
+        """At most `size` bytes from a position on."""
+        return os.pread(self.handle, size, position)
+
     def close(self) -> None:
         """Give it back; again is nothing."""
         handle, self.handle = self.handle, -1
         if handle >= 0:
             with suppress(OSError):
                 os.close(handle)
+
+
+class OpenObject(ObjectReader):
+    """One version of an object in a bucket."""
+
+    def __init__(self, run: Run, stored: StoredObject) -> None:
+        super().__init__(run, stored)
+        self.name, self.size = stored.name, stored.size
+        self.identity = (run.url, stored)
 
 
 def open_file(directory: Path, name: str) -> OpenFile:
@@ -112,14 +150,18 @@ class Digests:
         self._lock = threading.Lock()
         self._working: dict[object, threading.Lock] = {}
 
-    def of_file(self, file: OpenFile) -> str:
+    def of_file(self, file: OpenedFile) -> str:
         """Hexadecimal."""
         return self._once(file.identity, lambda: _hash(FileView(file)))
 
-    def of_tar(self, files: Sequence[OpenFile]) -> str:
+    def of_tar(self, files: Sequence[OpenedFile]) -> str:
         """Of the tar of these files, hexadecimal."""
-        key = tuple((file.name, file.identity) for file in files)
-        return self._once(key, lambda: _hash(TarView(files)))
+        return self._once(_identity(files), lambda: _hash(TarView(files)))
+
+    def known_tar(self, files: Sequence[OpenedFile]) -> str | None:
+        """The same if it was computed before; None without reading anything."""
+        with self._lock:
+            return self._known.get(_identity(files))
 
     def _once(self, key: object, compute: Callable[[], str]) -> str:
         with self._lock:
@@ -140,10 +182,14 @@ class Digests:
             return found
 
 
+def _identity(files: Sequence[OpenedFile]) -> tuple[Hashable, ...]:
+    return tuple((file.name, file.identity) for file in files)
+
+
 class FileView:
     """Reads an open file with a position of its own."""
 
-    def __init__(self, file: OpenFile) -> None:
+    def __init__(self, file: OpenedFile) -> None:
         self._file, self._position = file, 0
 
     def seek(self, position: int, /) -> None:
@@ -155,7 +201,7 @@ class FileView:
 
     def read(self, size: int, /) -> bytes:
         """The next bytes, as many as there are."""
-        piece = os.pread(self._file.handle, size, self._position)
+        piece = self._file.read_at(size, self._position)
         self._position += len(piece)
         return piece
 
@@ -163,9 +209,9 @@ class FileView:
 class TarView:
     """Reads the tar of some open files from any position, without ever making it."""
 
-    def __init__(self, files: Sequence[OpenFile]) -> None:
+    def __init__(self, files: Sequence[OpenedFile]) -> None:
         self._position = 0
-        self._parts: list[tuple[int, bytes | OpenFile]] = []  # where each begins
+        self._parts: list[tuple[int, bytes | OpenedFile]] = []  # where each begins
         place = 0
         for file in files:
             header = tar_header(file.name, file.size)
@@ -190,10 +236,7 @@ class TarView:
             inside = self._position - start
             if 0 <= inside < length:
                 wanted = min(size, length - inside)
-                if isinstance(part, bytes):
-                    piece = part[inside : inside + wanted]
-                else:
-                    piece = os.pread(part.handle, wanted, inside)
+                piece = part[inside : inside + wanted] if isinstance(part, bytes) else part.read_at(wanted, inside)
                 self._position += len(piece)
                 return piece
         return b""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +12,8 @@ from starlette.responses import RedirectResponse
 
 from streamsparse.service.checkpoints import (
     FileView,
-    OpenFile,
+    OpenedFile,
+    OpenObject,
     TarView,
     checkpoint_directory,
     file_names,
@@ -23,9 +24,11 @@ from streamsparse.service.downloads import Download, respond
 from streamsparse.service.problems import Refusal, not_found
 from streamsparse.service.roots import NamedRun
 from streamsparse.service.routes.names import CheckpointName, FileName, RunName, problems
+from streamsparse.service.schemas.names import NAME_PATTERN
 from streamsparse.service.schemas.runs import CheckpointFile, CheckpointList, CheckpointSummary, CheckpointView
 from streamsparse.service.views import costs_view
 from streamsparse.store import layout
+from streamsparse.store.objects import stored_objects
 from streamsparse.store.signing import object_sizes, signed_url
 from streamsparse.write.description import CONFIG_FILE, Description
 
@@ -115,16 +118,12 @@ def download_archive(
 ) -> Response:
     """A tar that is the same byte for byte as long as the checkpoint is, so that it resumes like a file.
 
-    Where ROOT is in a bucket, files are downloaded one by one.
+    Where ROOT is in a bucket it is put together on its way from there; the first request of a checkpoint reads it
+    once more, for its digest.
     """
     named = service.root.find(run)
-    if named.run.directory is None:
-        raise Refusal(
-            409, "FilesOnly", "A checkpoint in a bucket is downloaded file by file.",
-            expected=f"GET /api/v1/runs/{run}/checkpoints/{name}/files/FILE", got="the archive",
-        )  # fmt: skip
     with ExitStack() as stack:
-        files = _opened(checkpoint_directory(named.run.directory, name), stack)
+        files = _opened(named, name, stack)
         digest = service.digests.of_tar(files)
         close = stack.pop_all().close
     view = TarView(files)
@@ -147,22 +146,32 @@ def _sizes(named: NamedRun, checkpoint: str) -> dict[str, int]:
     return {file: (directory / file).lstat().st_size for file in file_names(directory)}
 
 
-def _opened(directory: Path, stack: ExitStack) -> list[OpenFile]:
-    """All files of a checkpoint, closed with the stack."""
-    files = []
-    for name in file_names(directory):
-        files.append(open_file(directory, name))
-        stack.callback(files[-1].close)
+def _opened(named: NamedRun, checkpoint: str, stack: ExitStack) -> list[OpenedFile]:
+    """All files of a checkpoint, closed with the stack.
+
+    Raises:
+        Refusal: 404, there is none, or it is not whole.
+    """
+    files: list[OpenedFile] = []
+    if named.run.directory is None:
+        found = stored_objects(named.run, layout.checkpoint_prefix(checkpoint))
+        if CONFIG_FILE not in [stored.name for stored in found]:  # written last
+            raise not_found("checkpoint", checkpoint)
+        files.extend(OpenObject(named.run, one) for one in found if re.fullmatch(NAME_PATTERN, one.name))
+    else:
+        directory = checkpoint_directory(named.run.directory, checkpoint)
+        for name in file_names(directory):
+            files.append(open_file(directory, name))
+            stack.callback(files[-1].close)
     return files
 
 
-def _archive(service: Service, named: NamedRun, checkpoint: str) -> CheckpointFile | None:
-    """Name, size and digest of the tar."""
-    if named.run.directory is None:
-        return None
+def _archive(service: Service, named: NamedRun, checkpoint: str) -> CheckpointFile:
+    """Name, size and digest of the tar; no digest of one in a bucket that nobody has asked for."""
     with ExitStack() as stack:
-        files = _opened(checkpoint_directory(named.run.directory, checkpoint), stack)
-        size, sha256 = TarView(files).size, service.digests.of_tar(files)
+        files = _opened(named, checkpoint, stack)
+        of_tar = service.digests.known_tar if named.run.directory is None else service.digests.of_tar
+        size, sha256 = TarView(files).size, of_tar(files)
     return CheckpointFile(name=f"{named.name}-{checkpoint}.tar", bytes=size, sha256=sha256)
 
 

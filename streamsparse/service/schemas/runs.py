@@ -127,7 +127,7 @@ class CheckpointView(View):
     held_out_errors: dict[str, float] = Field(description="By re-estimated layer.")
     evaluation: dict[str, Any] | None = Field(description="What `evaluate` found, if it ran.")
     files: list[CheckpointFile]
-    archive: CheckpointFile | None = Field(description="The tar of all files; null where ROOT is in a bucket.")
+    archive: CheckpointFile = Field(description="The tar of all files.")
 
 
 class TicketRequest(Body):
