@@ -3,7 +3,7 @@
 What a site hands over is `manifest.json`, the original weights and `statistics/` of a run, as a tar (plain or
 gzip) or a zip. Nothing else is taken: no activations, no solution, no checkpoint.
 
-    body ──bounded──> file ──members: plain names, regular, bounded──> directory ──checks──> renamed to ROOT/NAME
+    body ──bounded──> file ──members: plain names, regular, bounded──> directory ──checks──> a run, see `placing`
 """
 
 from __future__ import annotations

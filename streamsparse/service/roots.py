@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Root:
             with self._engine.begin() as connection:
                 connection.execute(registered_runs.insert().values(name=name, url=checked, created=time.time()))
         except IntegrityError as error:
-            raise _taken(name) from error
+            raise name_taken(name) from error
         return NamedRun(name, run, registered=True)
 
     def require_free(self, name: str) -> None:
@@ -118,7 +119,7 @@ class Root:
         place = None if self.directory is None else self.directory / name
         there = self._exists(name) if place is None else os.path.lexists(place)
         if known is not None or there:
-            raise _taken(name)
+            raise name_taken(name)
 
     def remove(self, named: NamedRun) -> None:
         """Forget a registered run, or delete a run of ROOT with all that it holds."""
@@ -158,6 +159,18 @@ class Root:
             raise UsageError("This needs a ROOT on a local disk.", expected="a directory", got=self.settings.root)
         path = self.directory / STATE_DIRECTORY / part
         path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def scratch(self) -> Path:
+        """Where uploads are unpacked: beside the runs of a disk, so that a rename makes a run of one; for a bucket
+        in the directory of temporary files, which TMPDIR names.
+        """
+        if self.directory is not None:
+            return self.state("uploads")
+        path = Path(tempfile.gettempdir()) / f"streamsparse-uploads-{os.getuid()}"
+        path.mkdir(mode=0o700, exist_ok=True)
+        if path.is_symlink() or path.stat().st_uid != os.getuid():
+            raise StorageError("The directory for uploads is not this user's.", got="another owner", where=path)
         return path
 
     def place(self, name: str) -> str:
@@ -239,5 +252,6 @@ def _outside(url: str) -> UsageError:
     )
 
 
-def _taken(name: str) -> Refusal:
+def name_taken(name: str) -> Refusal:
+    """409 for a name that cannot be given to a new run."""
     return Refusal(409, "NameTaken", "Something has this name already.", got=name, remedy="choose another name")

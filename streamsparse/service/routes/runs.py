@@ -16,6 +16,7 @@ from streamsparse.errors import InputError
 from streamsparse.service import archives, bodies
 from streamsparse.service.context import Administrator, Reader, Service, Services, Submitter
 from streamsparse.service.jobs.queue import has_active
+from streamsparse.service.placing import place
 from streamsparse.service.problems import Refusal, not_found, refusal_of
 from streamsparse.service.roots import NamedRun, require_known_model
 from streamsparse.service.routes.names import RunName, problems
@@ -82,7 +83,7 @@ async def upload_archive(
     It is checked in full (names, sizes, digests, shapes) before it becomes a run.
     """
     await anyio.to_thread.run_sync(service.root.require_free, run)
-    folder = (await anyio.to_thread.run_sync(service.root.state, "uploads")) / uuid4().hex
+    folder = (await anyio.to_thread.run_sync(service.root.scratch)) / uuid4().hex
     archive = folder.with_suffix(".upload")
     try:
         await _receive(request, archive, service.settings.limits.upload_bytes)
@@ -115,8 +116,7 @@ def _unpack(service: Service, name: str, archive: Path, unpacked: Path) -> Named
         require_known_model(service.settings, Run.at(unpacked))
     except InputError as error:
         raise refusal_of(error, 422, unpacked) from error
-    service.root.require_free(name)
-    unpacked.rename(service.root.place(name))
+    place(service.root, name, unpacked)
     return service.root.find(name)
 
 
