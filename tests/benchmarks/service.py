@@ -1,15 +1,21 @@
 """The service under load, under fire, and killed.
 
-    python -m tests.benchmarks.service [--quick] [--json] [--write] [--parts load jobs hostile]
+    python -m tests.benchmarks.service [--quick] [--json] [--write] [--parts load jobs cluster hostile]
 
 load     200 downloads of a 50 MB checkpoint at the same time beside 500 event streams of a job that reports five
          times a second; meanwhile /healthz is asked every 20 ms by a process of its own. Server, downloads, streams
          and probe share this machine's cores. Every download is hashed and compared with its ETag.
 jobs     20 jobs on five runs; the service is killed with -9 three times while they run, and started again. A job
          is lost if it does not end well.
+cluster  20 jobs, an accumulation and a solve on each of ten captured runs, by a service with a Dask scheduler and
+         two workers; workers are killed with -9 six times, the scheduler four times and the service four times, in
+         a random order, and each is started again after up to 4 s, the scheduler once after 30 s. A job is lost if
+         it does not succeed exactly once; every run is compared with an undisturbed one (statistics to 1e-12,
+         channels, weights). See `tests/service/siege.py`.
 hostile  the committed list `tests/service/hostile.py`; refused means 4xx.
 
-The quick run takes 20 downloads of 5 MB, 50 streams and 4 jobs with one kill.
+The quick run takes 20 downloads of 5 MB, 50 streams, 4 jobs with one kill, and 2 jobs on the cluster with three.
+Parts that are not run keep their committed figures.
 """
 
 from __future__ import annotations
@@ -39,9 +45,11 @@ from streamsparse.service.settings import Timing
 from tests.benchmarks.machine import about
 from tests.service.hostile import HOSTILE, send
 from tests.service.live import make_run
+from tests.service.siege import besieged
+from tests.small import captured_run
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("load", "jobs", "hostile")
+PARTS = ("load", "jobs", "cluster", "hostile")
 JOB_SECONDS = 600.0
 
 
@@ -186,6 +194,13 @@ def wait_for(http: httpx.Client, jobs: list[str], wanted: int) -> list[dict[str,
     return states
 
 
+def killed_cluster(place: Path, quick: bool) -> dict[str, Any]:
+    """Jobs that outlive the cluster they work on, and the service."""
+    kills = {"worker": 1, "scheduler": 1, "service": 1} if quick else {"worker": 6, "scheduler": 4, "service": 4}
+    captured_run(place / "captured", images=300, batch=4)
+    return besieged(place / "captured", place / "cluster", 1 if quick else 10, kills, seed=20261122)
+
+
 def under_fire(solved: Path, place: Path) -> dict[str, Any]:
     """The hostile list against a service whose ROOT holds links out of it."""
     root, outside = place / "fire" / "root", place / "fire" / "outside"
@@ -203,12 +218,12 @@ def under_fire(solved: Path, place: Path) -> dict[str, Any]:
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
     """The figures to compare; None for a part that was not run."""
-    load_, jobs, hostile = (found.get(part) for part in PARTS)
+    load_, jobs, cluster, hostile = (found.get(part) for part in PARTS)
     return {
         "health_p99_ms": load_ and load_["health_with_all"]["p99_ms"],
         "downloads": load_ and load_["downloads"]["downloads"],
         "failed": load_ and load_["downloads"]["failed"] + load_["streams"]["broken"],
-        "jobs_lost": jobs and jobs["lost"],
+        "jobs_lost": jobs and cluster and jobs["lost"] + cluster["lost"] + cluster["wrong_results"],
         "hostile_refused": hostile and hostile["refused"],
         "hostile_total": hostile and hostile["total"],
     }
@@ -216,17 +231,30 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
 
 def write(found: dict[str, Any]) -> None:
     """Commit the figures: a table to read and the same as JSON."""
-    facts, figures = about(), summary(found)
-    (RESULTS / "service.json").write_text(
-        json.dumps({"about": facts, "summary": figures, **found}, indent=1) + "\n"
-    )
-    lines = ["# The service under load, under fire, and killed", ""]
-    lines += [*(f"{key}: {value}  " for key, value in facts.items()), "", "| figure | value |", "|---|---:|"]
+    file = RESULTS / "service.json"
+    earlier = json.loads(file.read_text()) if file.exists() else {}
+    whole = {part: found.get(part) or earlier.get(part) for part in PARTS}
+    figures = summary(whole)
+    file.write_text(json.dumps({"summary": figures, **whole}, indent=1) + "\n")
+    lines = ["# The service under load, under fire, and killed", "", "| figure | value |", "|---|---:|"]
     lines += [f"| {name} | {value} |" for name, value in figures.items()]
-    if "load" in found:
-        sizes = (found["load"][name] / 2**20 for name in ("server_bytes_with_streams", "server_bytes_peak"))
-        lines += ["", "server's resident memory: {:.0f} MiB with all streams, {:.0f} MiB at most".format(*sizes)]
+    for part in PARTS:
+        if whole[part]:
+            lines += ["", f"## {part}", "", *_told(part, whole[part])]
     (RESULTS / "service.md").write_text("\n".join(lines) + "\n")
+
+
+def _told(part: str, found: dict[str, Any]) -> list[str]:
+    """A part's own figures, and what they were measured on."""
+    lines = [f"{key}: {value}  " for key, value in found["about"].items()]
+    if part == "load":
+        sizes = (found[name] / 2**20 for name in ("server_bytes_with_streams", "server_bytes_peak"))
+        lines += ["", "server's resident memory: {:.0f} MiB with all streams, {:.0f} MiB at most".format(*sizes)]
+    if part in ("jobs", "cluster"):
+        names = ("jobs", "kills", "attempts", "lost", "wrong_results", "waited_jobs", "seconds")
+        lines += ["", *(f"{name}: {found[name]}  " for name in names if name in found)]
+        lines += [f"* {times} x {reason}" for reason, times in found.get("reasons", {}).items()]
+    return lines
 
 
 def main() -> None:
@@ -242,12 +270,16 @@ def main() -> None:
         place = Path(folder)
         make_run(place / "solved")
         for part in arguments.parts:
+            measured_on = about()
             if part == "load":
                 found[part] = load(place / "solved", place, arguments.quick)
             elif part == "jobs":
                 found[part] = killed_jobs(place / "solved", place, arguments.quick)
+            elif part == "cluster":
+                found[part] = killed_cluster(place, arguments.quick)
             else:
                 found[part] = under_fire(place / "solved", place)
+            found[part]["about"] = measured_on
             print(part, json.dumps(found[part]), file=sys.stderr, flush=True)
     if arguments.write:
         write(found)

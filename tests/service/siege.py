@@ -1,6 +1,7 @@
 """A service with a Dask cluster beside it, every process of which is killed while jobs run.
 
-    supervisor   starts the scheduler, the workers and the service, and starts again what has ended, after a pause
+    supervisor   starts the scheduler, the workers and the service, and starts again what has ended, after a pause:
+                 of up to 4 s, once of 30 s if the scheduler is killed several times
     striker      kill -9 of one of them when jobs are in the middle of something, then the next, and so on
     jobs         accumulate and solve on copies of one captured run; submitted by HTTP, all of them before a kill
 
@@ -48,6 +49,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 }
 _KEY = re.compile(r"-[0-9a-f]{8}-[0-9a-f-]{27}")  # of a task, in what Dask says
 LONGEST_SECONDS = 1800.0
+RESTART_SECONDS = 0.2
+AWAY_SECONDS = (0.2, 4.0)
+LONG_AWAY_SECONDS = 30.0
+"""Longer than a job looks for its scheduler."""
 START_SECONDS = 60.0
 
 
@@ -62,14 +67,19 @@ class Supervised:
     """
 
     command: Sequence[str]
-    pause_seconds: float = 0.2
+    pause_seconds: float = RESTART_SECONDS
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _ended: float | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.poll() is None
+
     def look(self, output: Path) -> None:
         """Start it if it has ended and the pause is over."""
-        if self._process is not None and self._process.poll() is None:
+        if self.alive:
             return
         if self._ended is None:
             self._ended = time.monotonic()
@@ -80,14 +90,17 @@ class Supervised:
                     self.command, stdin=subprocess.PIPE, stdout=stream, stderr=stream,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                 )  # fmt: skip
-            self.starts, self._ended = self.starts + 1, None
+            self.starts, self._ended, self.pause_seconds = self.starts + 1, None, RESTART_SECONDS
 
-    def kill(self) -> None:
-        """`kill -9`, and wait for the end."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._close()
+    def kill(self) -> bool:
+        """`kill -9`, and wait for the end; False if it had ended before."""
+        if self._process is None:
+            return False
+        was_alive = self.alive
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._close()
+        return was_alive
 
     def _close(self) -> None:
         """Give back the pipe of a process that has ended: a service serves until its standard input ends."""
@@ -112,12 +125,15 @@ class Camp:
                 for process in self._all():
                     process.look(self.output)
 
-    def strike(self, kind: str, chosen: random.Random) -> None:
-        """Kill one process of a kind; it is away for a while."""
-        victim = chosen.choice(self.processes[kind])
-        victim.pause_seconds = chosen.uniform(0.2, 4.0)
-        with self._lock:
-            victim.kill()
+    def strike(self, kind: str, away_seconds: float, chosen: random.Random) -> None:
+        """Kill one process of a kind, as soon as one is alive; it is away for a while."""
+        while True:
+            victim = chosen.choice(self.processes[kind])
+            with self._lock:
+                if victim.kill():
+                    victim.pause_seconds = away_seconds
+                    return
+            time.sleep(0.05)
 
     def stop(self, supervisor: threading.Thread) -> None:
         """Kill everything."""
@@ -172,8 +188,11 @@ def besieged(captured: Path, folder: Path, runs: int, kills: Mapping[str, int], 
     for name in names:
         shutil.copytree(captured, root / name)
     undisturbed = outcome_of(undisturbed_run(captured, folder / "undisturbed"))
-    order = [kind for kind, count in kills.items() for _ in range(count)]
+    order = [(kind, chosen.uniform(*AWAY_SECONDS)) for kind, count in kills.items() for _ in range(count)]
     chosen.shuffle(order)
+    schedulers = [number for number, (kind, _) in enumerate(order) if kind == "scheduler"]
+    for number in schedulers[1:2]:  # one of several
+        order[number] = ("scheduler", LONG_AWAY_SECONDS)
     started = time.perf_counter()
     with camped(root, folder) as camp:
         with Client(camp.url) as client:
@@ -197,7 +216,9 @@ def besieged(captured: Path, folder: Path, runs: int, kills: Mapping[str, int], 
     }  # fmt: skip
 
 
-def siege(camp: Camp, queue: Queue, jobs: list[str], order: list[str], chosen: random.Random) -> Counter[str]:
+def siege(
+    camp: Camp, queue: Queue, jobs: list[str], order: list[tuple[str, float]], chosen: random.Random
+) -> Counter[str]:
     """Strike, spread over the jobs, until all have ended; how often each kind was struck in the middle of a job."""
     struck: Counter[str] = Counter()
     deadline = time.monotonic() + LONGEST_SECONDS
@@ -206,8 +227,8 @@ def siege(camp: Camp, queue: Queue, jobs: list[str], order: list[str], chosen: r
         due = sum(struck.values()) < len(order) and ended >= sum(struck.values()) * len(jobs) // (len(order) + 1)
         if due and _under_way(queue):
             time.sleep(chosen.uniform(0, 1.5))
-            kind = order[sum(struck.values())]
-            camp.strike(kind, chosen)
+            kind, away_seconds = order[sum(struck.values())]
+            camp.strike(kind, away_seconds, chosen)
             struck[kind] += 1
         time.sleep(0.05)
     return struck
