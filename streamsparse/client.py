@@ -106,7 +106,8 @@ class Client:
     def events(self, job: str, after: int = 0) -> Iterator[Json]:
         """Events of a job as they happen, each with its `number`, until it has ended.
 
-        A connection that breaks is made again, and goes on after the last event: none is lost or repeated.
+        A connection that breaks is made again, and goes on after the last event: none is lost or repeated. Where
+        old events are no longer kept, one of type "reset" stands for them; its `first` is the number of the next.
 
         Raises:
             errors.StorageError: the service cannot be reached any more.

@@ -79,6 +79,13 @@ def serve(
     upload_limit: Annotated[
         str, typer.Option("--upload-limit", help="Of a statistics archive that a client sends.")
     ] = "4GiB",
+    event_days: Annotated[
+        float,
+        typer.Option(
+            "--event-days", min=0.0, help="Days that a job's events are kept after its end; its last one and its "
+            "result stay. At most 500 of one that has ended are kept, and 10,000 of one that runs.",
+        ),
+    ] = 30.0,
     as_json: o.Json = False,
     dry_run: o.DryRun = False,
 ) -> None:  # fmt: skip
@@ -110,7 +117,7 @@ def serve(
         if new_token is not None:
             _make_token(tokens, new_token, scopes, as_json)
             return
-        from streamsparse.service.settings import Limits, Settings
+        from streamsparse.service.settings import Limits, Retention, Settings
 
         limit_bytes = o.parse_bytes(upload_limit, "--upload-limit")
         limits = Limits(requests_per_second=rate, burst=max(1, round(10 * rate)), upload_bytes=limit_bytes or 0)
@@ -118,7 +125,7 @@ def serve(
             root=root, host=host, port=port, database=database, tokens=tokens, insecure=insecure,
             public_hosts=tuple(public_host or ()), jobs=jobs, data=parse_data(data), data_root=data_root,
             allow_models=tuple(allow_model or ()), allow_urls=tuple(allow_url or ()), scheduler=scheduler,
-            threads=threads, limits=limits,
+            threads=threads, limits=limits, retention=Retention(ended_days=event_days),
         )  # fmt: skip
         if dry_run:
             print_json({"root": root, "host": host, "port": port, "jobs": jobs, "data": dict(settings.data)})

@@ -186,7 +186,7 @@ class Facts:
     """Everything that a report shows of a run; what the run does not hold yet is empty or None.
 
     Attributes:
-        title: of the model and data; run: as the user named it.
+        title: of the model and data; run: its path, URL or name.
         original, pruned: costs; pruned is None before a solution.
         budget: as given; predicted_loss: of the pruned network; loss_unit: "nats per image", ...
         improved_loss: of the pruned network as `improve` measured it, its weights independent, or None.

@@ -44,6 +44,7 @@ def report(
     *,
     formats: Sequence[str] = DEFAULT_FORMATS,
     overwrite: bool = False,
+    shown_as: str | None = None,
     on_event: OnEvent = ignore,
 ) -> Reported:
     """Write what is known of a run: an HTML page, its data, its figures. The run itself is only read.
@@ -56,6 +57,8 @@ def report(
         formats: of `FORMATS`: "html" is one self-contained page, "json" and "csv" its data, "png" and "svg" its
             figures one by one.
         overwrite: write beside files that are no report.
+        shown_as: the run's name in the report, for readers who have no business with where it lies; None: its path
+            or URL.
         on_event: hears of progress.
 
     Raises:
@@ -69,7 +72,7 @@ def report(
     directory = report_directory(run, out, overwrite=overwrite)
     facts = gather(run, on_event=on_event)
     written = ("report written", datetime.now(UTC).isoformat(timespec="seconds"))
-    facts = replace(facts, provenance=(*facts.provenance, written))
+    facts = replace(facts, run=shown_as or facts.run, provenance=(*facts.provenance, written))
     with reporting("report: write", len(wanted), "formats", on_event) as advance:
         return Reported(facts, directory, _write(facts, directory, wanted, advance))
 

@@ -54,7 +54,7 @@ def build_service(settings: Settings) -> Service:
     tokens = None if settings.tokens is None else Tokens(settings.tokens)
     engine = open_database(settings.database_url)
     root = Root(settings, engine)
-    queue = Queue(engine, settings.timing)
+    queue = Queue(engine, settings.timing, settings.retention)
     hub = Hub(engine, settings.timing.poll_seconds)
     metrics = Metrics(queue.counts, lambda: hub.listeners)
     return Service(

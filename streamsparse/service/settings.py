@@ -66,6 +66,21 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """Which events of jobs are kept in the database; the latest of a job always is.
+
+    Attributes:
+        running_events: of a job that has not ended, the latest so many (up to a twentieth more).
+        ended_events: of one that has.
+        ended_days: after which a job that has ended keeps only its last event.
+    """
+
+    running_events: int = 10_000
+    ended_events: int = 500
+    ended_days: float = 30.0
+
+
+@dataclass(frozen=True)
 class Settings:
     """A service's configuration.
 
@@ -84,7 +99,7 @@ class Settings:
         allow_urls: prefixes outside ROOT from which runs may be registered.
         scheduler: address of a Dask scheduler for accumulations and fronts; its workers must see ROOT as this does.
         threads: of the numerics of one job.
-        limits, timing: see there.
+        limits, timing, retention: see there.
 
     Raises:
         UsageError: a host that is not the loopback without tokens, or values that cannot be.
@@ -107,6 +122,7 @@ class Settings:
     threads: int | None = None
     limits: Limits = Limits()
     timing: Timing = Timing()
+    retention: Retention = Retention()
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and self.tokens is None and not self.insecure:

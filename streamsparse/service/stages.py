@@ -26,8 +26,8 @@ def perform(job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """Do a job.
 
     Args:
-        job: kind, run (path or URL), parameters, and of the service's settings: data, data_root, allow_models,
-            scheduler, threads.
+        job: kind, run (path or URL), name (of the run in the API), parameters, and of the service's settings: data,
+            data_root, scheduler, threads.
         on_event: hears of progress.
 
     Returns:
@@ -110,7 +110,7 @@ def _report(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
     from streamsparse.reporting import report
 
     with tempfile.TemporaryDirectory() as scratch:
-        found = report(run, scratch, on_event=on_event)
+        found = report(run, scratch, shown_as=job["name"], on_event=on_event)
         names = [str(path.relative_to(scratch)) for path in found.paths]
         with run.lock():
             for name in names:

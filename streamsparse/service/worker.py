@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from streamsparse.store import processes
 PASSING = ("ClusterError", "StorageError", "RunLockedError")
 """Errors that pass by themselves: the job waits and is tried again."""
 BUILDS_MODEL = ("write", "checkpoint", "evaluate", "sensitivity")
+FORGET_SECONDS = 3600.0
+"""Between two deletions of old events."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +87,12 @@ class Worker:
             thread.join()
 
     def _watch(self) -> None:
+        forgotten = -math.inf
         while not self._stopping.is_set():
             try:
+                if time.monotonic() - forgotten > FORGET_SECONDS:
+                    forgotten = time.monotonic()
+                    self._queue.forget()
                 found = self._queue.recover()
                 if found:
                     _log.warning("jobs of a dead service are queued again", extra={"jobs": found})
@@ -148,8 +155,9 @@ class Worker:
     def _about(self, job: Job, url: str) -> dict[str, Any]:
         settings = self._settings
         return {
-            "kind": job["kind"], "run": url, "parameters": job["parameters"], "data": dict(settings.data),
-            "data_root": settings.data_root, "scheduler": settings.scheduler, "threads": settings.threads,
+            "kind": job["kind"], "run": url, "name": job["run"], "parameters": job["parameters"],
+            "data": dict(settings.data), "data_root": settings.data_root, "scheduler": settings.scheduler,
+            "threads": settings.threads,
         }  # fmt: skip
 
     def _follow(self, job: Job, owner: str, child: Child, attempt: Attempt) -> int | None:

@@ -67,7 +67,13 @@ def _kill_report_fail(live: Live) -> None:
 
     report = live.json("POST", "/api/v1/runs/small/jobs", 202, json={"kind": "report"})
     assert "report.html" in live.wait(report["id"])["result"]["files"]
-    assert live.http.get("/api/v1/runs/small/report").text.lstrip().lower().startswith("<!doctype html>")
+    page = live.http.get("/api/v1/runs/small/report").text
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "Run <code>small</code>" in page
+    folder = live.service.settings.directory
+    assert folder is not None
+    written = [path.read_text() for path in (folder / "small" / "report").iterdir() if path.is_file()]
+    assert [text for text in (page, *written) if str(folder) in text] == []  # where it lies is not for clients
 
     body = {"kind": "solve", "parameters": {"budget": "params=0.0001"}}
     failed = live.wait(live.json("POST", "/api/v1/runs/small/jobs", 202, json=body)["id"])

@@ -10,13 +10,13 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from streamsparse.service.jobs.events import JobEvent, last_number, read_since
+from streamsparse.service.jobs.events import JobEvent, last_number, read_since, reset_before
 from streamsparse.service.jobs.queue import FINISHED
 
 HEARTBEAT_SECONDS = 15.0
@@ -43,6 +43,12 @@ def frame_of(event: JobEvent) -> Frame:
     return Frame(event.number, data, event.data["type"] == "state" and event.data["state"] in FINISHED)
 
 
+def frames_of(found: Sequence[JobEvent], after: int) -> list[Frame]:
+    """Events that follow number `after` as they are sent; a reset first if some between are no longer kept."""
+    gap = [reset_before(found[0])] if found and found[0].number > after + 1 else []
+    return [frame_of(event) for event in (*gap, *found)]
+
+
 @dataclass(eq=False)
 class Channel:
     """What is known of one watched job."""
@@ -52,10 +58,10 @@ class Channel:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     listeners: int = 0
 
-    def add(self, frame: Frame) -> None:
+    def add(self, event: JobEvent) -> None:
         """Tell all listeners."""
-        self.frames.append(frame)
-        self.number = frame.number
+        self.frames.extend(frames_of([event], self.number))
+        self.number = event.number
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -126,8 +132,7 @@ class Hub:
             return [frame for frame in channel.frames if frame.number > after]
         if after >= channel.number:
             return []
-        found = await asyncio.to_thread(read_since, self._engine, [(job, after)], _KEPT)
-        return [frame_of(event) for event in found]
+        return frames_of(await asyncio.to_thread(read_since, self._engine, [(job, after)], _KEPT), after)
 
     async def _poll(self) -> None:
         while True:
@@ -139,8 +144,8 @@ class Hub:
                 wanted = [(job, channel.number) for job, channel in self._channels.items()]
                 for event in await asyncio.to_thread(read_since, self._engine, wanted):
                     channel = self._channels.get(event.job)
-                    if channel is not None and event.number == channel.number + 1:
-                        channel.add(frame_of(event))
+                    if channel is not None and event.number > channel.number:
+                        channel.add(event)
             except SQLAlchemyError as error:
                 _log.error("the database does not answer", extra={"error": type(error).__name__})
             await asyncio.sleep(max(0.05, self._poll_seconds - (time.monotonic() - started)))

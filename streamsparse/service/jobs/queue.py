@@ -21,13 +21,14 @@ from sqlalchemy import Connection, Engine, RowMapping, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from streamsparse.service.jobs.database import jobs
-from streamsparse.service.jobs.events import append
-from streamsparse.service.settings import Timing
+from streamsparse.service.jobs.events import append, trim, trim_ended
+from streamsparse.service.settings import Retention, Timing
 from streamsparse.store import processes
 
 ACTIVE = ("queued", "running", "waiting")
 FINISHED = ("succeeded", "failed", "cancelled")
 LOG_CHARACTERS = 64 * 1024
+_RETENTION = Retention()
 
 Job = RowMapping
 """A row of the table `jobs`."""
@@ -40,8 +41,8 @@ class LeaseLost(Exception):  # noqa: N818  not a failure of the job
 class Queue:
     """Access to the table of jobs; every method is one transaction."""
 
-    def __init__(self, engine: Engine, timing: Timing) -> None:
-        self.engine, self.timing = engine, timing
+    def __init__(self, engine: Engine, timing: Timing, retention: Retention = _RETENTION) -> None:
+        self.engine, self.timing, self.retention = engine, timing, retention
 
     def find(self, job: str) -> Job | None:
         """The job with this id."""
@@ -120,8 +121,7 @@ class Queue:
                 "log": log[-LOG_CHARACTERS:],
             }  # fmt: skip
             connection.execute(update(jobs).where(jobs.c.id == job).values(values))
-            for event in events:
-                append(connection, job, event)
+            self._append_all(connection, job, events)
             return bool(row["cancel_requested"])
 
     def finish(self, job: str, owner: str, state: str, **values: Any) -> None:
@@ -133,7 +133,22 @@ class Queue:
         with self.engine.begin() as connection:
             self._owned(connection, job, owner)
             ended = {"finished": time.time()} if state in FINISHED else {}
-            _change(connection, job, state, **ended, **values)
+            last = _change(connection, job, state, **ended, **values)
+            if ended:
+                trim(connection, job, last, self.retention.ended_events)
+
+    def _append_all(self, connection: Connection, job: str, events: list[dict[str, Any]]) -> None:
+        """Add what a job reported; from time to time the oldest goes."""
+        most = self.retention.running_events
+        for event in events:
+            number = append(connection, job, event)
+            if number % max(most // 20, 1) == 0:
+                trim(connection, job, number, most)
+
+    def forget(self) -> int:
+        """Delete events of jobs that ended long ago; returns how many."""
+        with self.engine.begin() as connection:
+            return trim_ended(connection, time.time() - self.retention.ended_days * 86400)
 
     def cancel(self, job: str) -> Job | None:
         """Cancel a job: at once unless it is running, then as soon as its worker hears of it."""
@@ -216,11 +231,12 @@ def _is_dead(row: RowMapping) -> bool:
     return alive is False or row["lease_expires"] < time.time()
 
 
-def _change(connection: Connection, job: str, state: str, **values: Any) -> None:
+def _change(connection: Connection, job: str, state: str, **values: Any) -> int:
+    """A new state, told by an event, whose number it returns."""
     free = {"owner": None, "lease_expires": None}
     connection.execute(update(jobs).where(jobs.c.id == job).values(state=state, **free, **values))
     told = {name: values[name] for name in ("reason", "error", "result") if values.get(name) is not None}
-    append(connection, job, {"type": "state", "state": state, **told})
+    return append(connection, job, {"type": "state", "state": state, **told})
 
 
 def _row(connection: Connection, job: str, *, lock: bool = False) -> RowMapping | None:

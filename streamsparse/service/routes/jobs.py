@@ -154,6 +154,10 @@ async def job_events(
 
     Types: state, progress, notice, reused, finished; the data is a JSON object with `time` and what belongs to the
     type. A stream that breaks off is resumed with `Last-Event-ID`; none is lost and none comes twice.
+
+    Old events are not kept for ever: 10,000 of a job that runs, 500 of one that has ended, and after 30 days (or
+    `serve --event-days`) the last alone. Whoever asks for one that is gone gets a `reset` first, whose data says
+    the number of the `first` that is kept: look at the job itself then, and go on with what follows.
     """
     from anyio.to_thread import run_sync
 
