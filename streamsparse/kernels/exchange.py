@@ -48,8 +48,8 @@ class _Neighbourhood:
         weights = inverted @ cross[kept]  # Q, (kept columns, outputs)
         residual = cross[out] - bridge.T @ weights  # (dropped columns, outputs)
         self.weight, self.taps = weight, taps
+        self.weights, self.residual = weights, residual
         self.response = inverted @ bridge  # W, (kept columns, dropped columns)
-        self.aligned = weights @ residual.T  # Q_a (B_b − G_bS Q)ᵀ for all pairs
         self.inverse_blocks = diagonal_blocks(inverted, taps)  # H_aa
         self.weight_outer = _outer_blocks(weights, taps)  # Q_a Q_aᵀ
         self.residual_outer = _outer_blocks(residual, taps)
@@ -69,7 +69,7 @@ class _Neighbourhood:
         rows = slice(leaving * taps, (leaving + 1) * taps)
         columns = columns_of(entering, taps)
         response = _blocks_of_row(self.response[rows][:, columns], taps)  # W_ab, (entering, taps, taps)
-        aligned = _blocks_of_row(self.aligned[rows][:, columns], taps)
+        aligned = _blocks_of_row(self.weights[rows] @ self.residual[columns].T, taps)  # Q_a (B_b − G_bS Q)ᵀ
         solved = np.linalg.solve(self.inverse_blocks[leaving], response)  # T
         transposed = solved.transpose(0, 2, 1)
         schur = self.schur[entering] + response.transpose(0, 2, 1) @ solved

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from streamsparse.kernels.gram_blocks import BlockSums, GramBlock, empty_block, 
 from streamsparse.kernels.precision import ProductDtype
 from streamsparse.kernels.shift_sums import ShiftSums, empty_shifts, finish
 from streamsparse.kernels.shifts import BLOCK_BYTES, update_shifts
-from streamsparse.kernels.statistics import Moments, Sums, merge, moments
+from streamsparse.kernels.statistics import Moments, Sums, merge, moments, origin
 from streamsparse.types import LayerGeometry
 
 FoldSums = tuple[Sums, ...]
@@ -95,15 +96,45 @@ def merge_folds(first: FoldSums, second: FoldSums) -> FoldSums:
 
 
 def total(sums: Sequence[Sums]) -> Sums:
-    """The sums over all given folds."""
-    return reduce(merge, sums)
+    """The sums over all given folds, at least one; of a single one, itself."""
+    if len(sums) == 1:
+        return sums[0]
+    found = merge(sums[0], sums[1])
+    for part in sums[2:]:
+        for name, tensor in found.tensors().items():
+            tensor += getattr(part, name)
+    return found
 
 
-def split_moments(sums: FoldSums, held_out: int) -> tuple[Moments, Moments]:
-    """Training moments of all folds but one, and the held-out fold's about the *training* means.
+def split_moments(sums: FoldSums, held_out: int, centred: bool = True) -> tuple[Moments, Moments]:
+    """Training moments of all folds but one, and the held-out fold's; see the functions for each."""
+    return training_moments(sums, held_out, centred), held_out_moments(sums, held_out, centred)
 
-    A model fitted on the first predicts ȳ + Q(x − x̄) with the training means, so its exact held-out error is
-    tr(YᵀY) − 2⟨Q,B⟩ + ⟨Q, G Q⟩ in the second.
+
+def training_moments(sums: FoldSums, held_out: int, centred: bool = True) -> Moments:
+    """Of all folds but one.
+
+    Args:
+        centred: about their mean, for a layer with a bias; else about the origin.
     """
-    training = moments(total([part for fold, part in enumerate(sums) if fold != held_out]))
-    return training, moments(sums[held_out], about=(training.mean_x, training.mean_y))
+    training = total(_others(sums, held_out))
+    return moments(training) if centred else moments(training, about=origin(training))
+
+
+def held_out_moments(sums: FoldSums, held_out: int, centred: bool = True) -> Moments:
+    """Of one fold about the *training* means, or the origin.
+
+    A model fitted on the others predicts ȳ + Q(x − x̄) with the training means, so its exact held-out error is
+    tr(YᵀY) − 2⟨Q,B⟩ + ⟨Q, G Q⟩ in these moments.
+    """
+    if not centred:
+        return moments(sums[held_out], about=origin(sums[held_out]))
+    others = _others(sums, held_out)
+    count = reduce(add, (part.count for part in others))
+    sum_x, sum_y = (reduce(add, (getattr(part, name) for part in others)) for name in ("sum_x", "sum_y"))
+    means = (sum_x / count).cpu().numpy(), (sum_y / count).cpu().numpy()
+    return moments(sums[held_out], about=means)
+
+
+def _others(sums: FoldSums, held_out: int) -> list[Sums]:
+    return [part for fold, part in enumerate(sums) if fold != held_out]

@@ -33,7 +33,7 @@ _MAX_SWAPS = 20
 _MAX_SWAPS_OF_WIDE = 5  # the first take most of the gain, and each costs seconds
 _WIDE_COLUMNS = 800
 _SWAP_CANDIDATES = 64
-_EXCHANGE_FLOPS = 4e11  # for the whole front: some 10 s on one core
+_EXCHANGE_FLOPS = 3e11  # for the whole front: some 10 s on one core
 _SEARCHES_PER_COUNT = 3  # a typical number of neighbourhoods until no swap improves
 _GROWN_AT_ONCE = 8
 _SPREADS = (1.05, 1.1, 1.2, 1.3)  # between counts that are too expensive to search one by one
@@ -151,7 +151,7 @@ def _exchange_counts(problem: Problem) -> list[int]:
     for regression in problem:
         kept = every * regression.taps
         dropped = (positions - every) * regression.taps
-        flops += kept**3 + 2.0 * kept**2 * dropped + 4.0 * kept * dropped * regression.outputs
+        flops += kept**3 + 2.0 * kept**2 * dropped + 2.0 * kept * dropped * regression.outputs
         flops += np.minimum(_SWAP_CANDIDATES, every) * _FLOPS_PER_CANDIDATE
     effort = np.cumsum(_SEARCHES_PER_COUNT * flops)
     if effort[-1:].sum() <= _EXCHANGE_FLOPS:

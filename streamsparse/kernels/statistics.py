@@ -191,16 +191,25 @@ def moments(sums: Sums, about: tuple[np.ndarray, np.ndarray] | None = None) -> M
     fields = {name: tensor.cpu().numpy() for name, tensor in sums.tensors().items()}
     mean_x, mean_y = fields["sum_x"] / count, fields["sum_y"] / count
     u, v = (mean_x, mean_y) if about is None else about
-    gram = fields["gram"] / count - _outer(u, mean_x) - _outer(mean_x, u) + _outer(u, u)
-    cross = fields["cross"] / count - _outer(u, mean_y) - _outer(mean_x, v) + _outer(u, v)
+    gram, cross = fields["gram"] / count, fields["cross"] / count
+    for second, far, point in ((gram, mean_x, u), (cross, mean_y, v)):  # in place: a Gram may be gigabytes
+        second -= _outer(u, far)
+        second -= _outer(mean_x, point)
+        second += _outer(u, point)
     power = fields["power"] / count - 2 * (v * mean_y).sum(1) + (v * v).sum(1)
-    gram = (gram + gram.transpose(0, 2, 1)) / 2
+    gram = gram + gram.transpose(0, 2, 1)
+    gram /= 2
     constant_x = gram.diagonal(axis1=1, axis2=2) <= _ROUND_OFF * fields["gram"].diagonal(axis1=1, axis2=2) / count
     constant_y = power <= _ROUND_OFF * fields["power"] / count
     varies = ~constant_x
     gram *= varies[:, :, None] & varies[:, None, :]
     cross *= varies[:, :, None] & ~constant_y[:, None, None]
     return Moments(gram, cross, np.where(constant_y, 0.0, power), u, v, count)
+
+
+def origin(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """The point zero, for `moments`."""
+    return np.zeros(sums.sum_x.shape), np.zeros(sums.sum_y.shape)
 
 
 def _outer(first: np.ndarray, second: np.ndarray) -> np.ndarray:

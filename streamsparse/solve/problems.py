@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from streamsparse.errors import StatisticsError
-from streamsparse.kernels.folds import FoldSums, split_moments, total
+from streamsparse.kernels.folds import FoldSums, held_out_moments, total, training_moments
 from streamsparse.kernels.least_squares import partial_out
 from streamsparse.kernels.regression import Problem, Regression, columns_of
-from streamsparse.kernels.statistics import Moments, Sums, moments
+from streamsparse.kernels.statistics import Moments, Sums, moments, origin
 from streamsparse.types import ChannelGroup, Consumer, LayerGeometry
 
 Statistics = Mapping[str, FoldSums]
@@ -31,31 +31,16 @@ def fold_problems(
     """
     folds = min(len(statistics[consumer.layer]) for consumer in group.consumers)
 
-    def side(fold: int, held_out: bool) -> Problem:
-        def of(sums: FoldSums, bias: bool) -> Moments:
-            return fold_moments(sums, fold, bias)[held_out]
-
-        return _problem(group, geometries, statistics, of)
+    def side(fold: int, moments_of: Callable[[FoldSums, int, bool], Moments]) -> Problem:
+        return _problem(group, geometries, statistics, lambda sums, bias: moments_of(sums, fold, bias))
 
     for fold in range(folds):
-        yield side(fold, held_out=False), side(fold, held_out=True)
+        yield side(fold, training_moments), side(fold, held_out_moments)
 
 
 def layer_moments(sums: Sums, bias: bool) -> Moments:
     """Centred moments for a layer with a bias; about the origin for one without, which cannot shift its mean."""
-    return moments(sums) if bias else moments(sums, about=_origin(sums))
-
-
-def fold_moments(sums: FoldSums, held_out: int, bias: bool) -> tuple[Moments, Moments]:
-    """Training and held-out moments of one split, centred as in `layer_moments`."""
-    if bias:
-        return split_moments(sums, held_out)
-    training = total([part for fold, part in enumerate(sums) if fold != held_out])
-    return moments(training, about=_origin(training)), moments(sums[held_out], about=_origin(training))
-
-
-def _origin(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(sums.sum_x.shape), np.zeros(sums.sum_y.shape)
+    return moments(sums) if bias else moments(sums, about=origin(sums))
 
 
 def _problem(
@@ -87,7 +72,9 @@ def _regression(consumer: Consumer, geometry: LayerGeometry, found: Moments) -> 
     own = columns.ravel()
     rest = np.setdiff1d(np.arange(len(gram)), own)
     order = np.concatenate([own, rest])
-    gram, cross, power = gram[np.ix_(order, order)], cross[order], float(found.power.sum())
+    power = float(found.power.sum())
+    if not np.array_equal(order, np.arange(len(order))):  # a copy of a Gram is worth avoiding
+        gram, cross = gram[np.ix_(order, order)], cross[order]
     if rest.size:  # channels of other groups that feed the same layer: they stay, their share is explained
         Regression(gram, cross, power, 1)  # what contradicts itself is found before it is fitted to
         gram, cross, power = partial_out(gram, cross, power, np.arange(len(own), len(order)))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamsparse.kernels.folds import FoldSums, total
+from streamsparse.kernels.folds import FoldSums, split_moments, total
 from streamsparse.kernels.regression import Regression, refit, relative_error
 from streamsparse.kernels.statistics import Moments
-from streamsparse.solve.problems import fold_moments, layer_moments
+from streamsparse.solve.problems import layer_moments
 from streamsparse.types import ChannelGraph, LayerError, LayerGeometry
 
 _ROUND_OFF = 1e-9
@@ -70,7 +70,7 @@ def refit_layer(
         inputs: sorted input channels that are kept.
         ridges: candidates, ascending, relative to each channel's mean diagonal.
     """
-    splits = [fold_moments(sums, fold, geometry.bias) for fold in range(len(sums))]
+    splits = [split_moments(sums, fold, geometry.bias) for fold in range(len(sums))]
     ridge, held_out = _best_ridge(splits, geometry, inputs, ridges)
     whole = layer_moments(total(sums), geometry.bias)
     weights, errors = [], []

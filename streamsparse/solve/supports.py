@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamsparse.kernels.folds import FoldSums, total
+from streamsparse.kernels.folds import FoldSums, split_moments, total
 from streamsparse.kernels.regression import Regression, refit, relative_error
 from streamsparse.kernels.statistics import Moments
-from streamsparse.solve.problems import fold_moments, layer_moments
+from streamsparse.solve.problems import layer_moments
 from streamsparse.solve.refit import RIDGES
 from streamsparse.types import LayerGeometry
 
@@ -38,7 +38,7 @@ class LayerRefits:
         whole = _by_group(moments, geometry)
         if len(sums) == 1:
             return cls(geometry, moments, whole, whole, whole)
-        training, held_out = fold_moments(sums, 0, geometry.bias)
+        training, held_out = split_moments(sums, 0, geometry.bias)
         return cls(geometry, moments, whole, _by_group(training, geometry), _by_group(held_out, geometry))
 
     def at(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 
 import numpy as np
 
 from streamsparse.kernels.pareto import support_errors
+from streamsparse.kernels.regression import Problem
 from streamsparse.solve.narrowing import narrowed
 from streamsparse.solve.problems import Statistics, fold_problems
 from streamsparse.types import ChannelGroup, LayerGeometry
@@ -36,9 +38,10 @@ def cross_validated(
     if small is not None:
         group, geometries, statistics = small
         supports = [np.searchsorted(needed, support) for support in supports]
-    by_fold = [
-        support_errors(training, held_out, supports, ridge)
-        for training, held_out in fold_problems(group, geometries, statistics)
-    ]
+
+    def of_fold(training: Problem, held_out: Problem) -> np.ndarray:
+        return support_errors(training, held_out, supports, ridge)
+
+    by_fold = list(starmap(of_fold, fold_problems(group, geometries, statistics)))  # holds one fold at a time
     errors: np.ndarray = np.mean(by_fold, axis=0)
     return errors

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamsparse.kernels.elimination import diagonal_blocks, inverse
-from streamsparse.kernels.folds import FoldSums, total
+from streamsparse.kernels.folds import FoldSums, split_moments, total
 from streamsparse.kernels.regression import Problem, Regression, loss_weights, refit, relative_error, ridge_penalty
 from streamsparse.kernels.statistics import Moments
-from streamsparse.solve.problems import fold_moments, group_problem, layer_moments
+from streamsparse.solve.problems import group_problem, layer_moments
 from streamsparse.types import ChannelGroup, LayerGeometry
 
 WORKING_RIDGE = 1e-4  # of the support's choice: safe for Grams of few patches
@@ -179,7 +179,7 @@ class _Split:
     def of(cls, geometry: LayerGeometry, sums: FoldSums, fold: int, inputs: np.ndarray) -> _Split:
         width = geometry.in_channels // geometry.groups
         supports = [inputs[inputs // width == number] - number * width for number in range(geometry.groups)]
-        training, held_out = fold_moments(sums, fold, geometry.bias)
+        training, held_out = split_moments(sums, fold, geometry.bias)
         return cls(_by_group(training, geometry), _by_group(held_out, geometry), supports)
 
     def fit(self, ridge: float) -> _Fit:
