@@ -54,6 +54,7 @@ class Timing:
         first_retry_seconds: before a waiting job is tried again; doubles up to `longest_retry_seconds`.
         crashes: of a job's process (killed, out of memory) after which the job fails instead of being tried again.
         terminate_seconds: between SIGTERM and SIGKILL of a cancelled job.
+        cluster_seconds: without any worker after which a job gives up the cluster, and waits.
     """
 
     lease_seconds: float = 30.0
@@ -63,6 +64,7 @@ class Timing:
     longest_retry_seconds: float = 300.0
     crashes: int = 5
     terminate_seconds: float = 10.0
+    cluster_seconds: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,24 @@ from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent
 from streamsparse.executors import Execution
 from streamsparse.intake.captured import read_captured
+from streamsparse.service.cluster_watch import GiveUp, watched_cluster
 from streamsparse.service.planning import constraints_of
 from streamsparse.service.schemas import jobs as schemas
 from streamsparse.service.schemas.budgets import Choice
-from streamsparse.solve import SolveSettings, solve, trade_off
+from streamsparse.solve import Constraints, SolveSettings, solve, trade_off
 from streamsparse.solve.stage import find_fronts
 from streamsparse.store import Run, layout
 from streamsparse.types import Solution
 
 
-def perform(job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
+def perform(job: Mapping[str, Any], on_event: OnEvent, give_up: GiveUp) -> dict[str, Any]:
     """Do a job.
 
     Args:
         job: kind, run (path or URL), name (of the run in the API), parameters, and of the service's settings: data,
-            data_root, scheduler, threads.
+            data_root, scheduler, cluster_seconds, threads.
         on_event: hears of progress.
+        give_up: ends this process when the cluster is gone; see `cluster_watch`.
 
     Returns:
         what it found, as JSON values.
@@ -38,7 +41,7 @@ def perform(job: Mapping[str, Any], on_event: OnEvent) -> dict[str, Any]:
     """
     _use_threads(job["threads"])
     run = Run.at(job["run"])
-    found = _STAGES[job["kind"]](run, job, on_event)
+    found = _STAGES[job["kind"]](run, {**job, "give_up": give_up}, on_event)
     return dict(json.loads(json.dumps(_plain(found))))
 
 
@@ -47,14 +50,13 @@ def _accumulate(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
 
     asked = schemas.AccumulateParameters.model_validate(job["parameters"])
     settings = AccumulateSettings(asked.folds, asked.products, asked.memory_limit_bytes)
-    return accumulate(run, settings=settings, scheduler=job["scheduler"], on_event=on_event)
+    with _watched(job):
+        return accumulate(run, settings=settings, scheduler=job["scheduler"], on_event=on_event)
 
 
 def _fronts(run: Run, job: Mapping[str, Any], on_event: OnEvent) -> Any:
     constraints = constraints_of(schemas.FrontsParameters.model_validate(job["parameters"]))
-    execution = Execution(scheduler=job["scheduler"])
-    with run.lock():  # what takes long, on the cluster if there is one
-        find_fronts(run, read_captured(run), SolveSettings(), on_event, constraints, execution)
+    _find_fronts(run, job, constraints, on_event)
     points, kind = trade_off(run, points=2, constraints=constraints, on_event=on_event)
     return {"loss_kind": kind, "points": points}
 
@@ -132,10 +134,24 @@ _STAGES: dict[str, Callable[[Run, Mapping[str, Any], OnEvent], Any]] = {
 
 
 def _solved(run: Run, job: Mapping[str, Any], choice: Choice, on_event: OnEvent) -> Solution:
+    constraints = constraints_of(choice)
+    _find_fronts(run, job, constraints, on_event)
     return solve(
-        run, budget=choice.budget, channels=choice.channels, constraints=constraints_of(choice),
-        settings=SolveSettings(), scheduler=job["scheduler"], on_event=on_event,
+        run, budget=choice.budget, channels=choice.channels, constraints=constraints, settings=SolveSettings(),
+        on_event=on_event,
     )  # fmt: skip
+
+
+def _find_fronts(run: Run, job: Mapping[str, Any], constraints: Constraints, on_event: OnEvent) -> None:
+    """What takes long, on the cluster if there is one; what follows finds the fronts in the run."""
+    if job["scheduler"] is not None:
+        execution = Execution(scheduler=job["scheduler"])
+        with run.lock(), _watched(job):
+            find_fronts(run, read_captured(run), SolveSettings(), on_event, constraints, execution)
+
+
+def _watched(job: Mapping[str, Any]) -> AbstractContextManager[None]:
+    return watched_cluster(job["scheduler"], job["cluster_seconds"], job["give_up"])
 
 
 def _summary(solution: Solution) -> dict[str, Any]:

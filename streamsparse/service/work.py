@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TextIO
 
 from streamsparse.errors import StreamsparseError
@@ -35,7 +36,7 @@ class Reporter:
         self._stages: dict[str, dict[str, Any]] = {}
         self._started: dict[str, float] = {}
         self._written: dict[str, float] = {}
-        self._lock = threading.Lock()  # executors report from their own threads
+        self._lock = threading.RLock()  # executors report from their own threads
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -43,8 +44,9 @@ class Reporter:
 
     def write(self, message: dict[str, Any]) -> None:
         """One line."""
-        self._stream.write(json.dumps(message) + "\n")
-        self._stream.flush()
+        with self._lock:
+            self._stream.write(json.dumps(message) + "\n")
+            self._stream.flush()
 
     def _report(self, event: Event) -> None:
         match event:
@@ -92,6 +94,13 @@ def watch_parent() -> queue.Queue[bytes]:
     return lines
 
 
+def give_up(reporter: Reporter, error: StreamsparseError) -> None:
+    """End from another thread than the one that works: what is committed is whole at any moment."""
+    reporter.write({"type": "error", "error": error.to_json()})
+    sys.stderr.flush()
+    os._exit(error.exit_status)
+
+
 def main() -> int:
     """Read the job, do it, report; returns the exit status."""
     lines = watch_parent()
@@ -102,7 +111,7 @@ def main() -> int:
     line = lines.get()
     reporter = Reporter(out, time.monotonic)
     try:
-        result = perform(json.loads(line), reporter)
+        result = perform(json.loads(line), reporter, partial(give_up, reporter))
     except StreamsparseError as error:
         traceback.print_exc()
         reporter.write({"type": "error", "error": error.to_json()})

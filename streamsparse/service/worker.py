@@ -157,7 +157,7 @@ class Worker:
         return {
             "kind": job["kind"], "run": url, "name": job["run"], "parameters": job["parameters"],
             "data": dict(settings.data), "data_root": settings.data_root, "scheduler": settings.scheduler,
-            "threads": settings.threads,
+            "cluster_seconds": settings.timing.cluster_seconds, "threads": settings.threads,
         }  # fmt: skip
 
     def _follow(self, job: Job, owner: str, child: Child, attempt: Attempt) -> int | None:

@@ -1,6 +1,7 @@
 """The service under load, under fire, and killed.
 
-    python -m tests.benchmarks.service [--quick] [--json] [--write] [--parts load jobs cluster hostile]
+    python -m tests.benchmarks.service [--quick] [--json] [--write] [--parts load jobs cluster plans hostile]
+                                       [--solved RUN ...]
 
 load     200 downloads of a 50 MB checkpoint at the same time beside 500 event streams of a job that reports five
          times a second; meanwhile /healthz is asked every 20 ms by a process of its own. Server, downloads, streams
@@ -8,10 +9,12 @@ load     200 downloads of a 50 MB checkpoint at the same time beside 500 event s
 jobs     20 jobs on five runs; the service is killed with -9 three times while they run, and started again. A job
          is lost if it does not end well.
 cluster  20 jobs, an accumulation and a solve on each of ten captured runs, by a service with a Dask scheduler and
-         two workers; workers are killed with -9 six times, the scheduler four times and the service four times, in
-         a random order, and each is started again after up to 4 s, the scheduler once after 30 s. A job is lost if
-         it does not succeed exactly once; every run is compared with an undisturbed one (statistics to 1e-12,
+         two workers; workers are killed with -9 six times, the scheduler four times, the service four times, and
+         all workers together once, in a random order. Each is started again after up to 4 s, the scheduler once
+         after 30 s, all workers after 30 s. A job is lost if it does not succeed exactly once; every run is compared with an undisturbed one (statistics to 1e-12,
          channels, weights). See `tests/service/siege.py`.
+plans    200 plans of each run of --solved, no two alike, by one client; see `tests/benchmarks/service_plans.py`.
+         Without --solved of a network of four layers.
 hostile  the committed list `tests/service/hostile.py`; refused means 4xx.
 
 The quick run takes 20 downloads of 5 MB, 50 streams, 4 jobs with one kill, and 2 jobs on the cluster with three.
@@ -30,7 +33,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,20 +46,20 @@ from streamsparse.service.jobs.queue import Queue
 from streamsparse.service.jobs.submission import Submission, submit
 from streamsparse.service.settings import Timing
 from tests.benchmarks.machine import about
+from tests.benchmarks.service_plans import plans
+from tests.benchmarks.service_results import PARTS, summary, write
 from tests.service.hostile import HOSTILE, send
 from tests.service.live import make_run
-from tests.service.siege import besieged
+from tests.service.siege import ALL_WORKERS, besieged
 from tests.small import captured_run
 
-RESULTS = Path(__file__).parent / "results"
-PARTS = ("load", "jobs", "cluster", "hostile")
 JOB_SECONDS = 600.0
 
 
 @contextmanager
-def served(root: Path, jobs: int, mode: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served(root: Path, jobs: int, mode: str, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A service in a process of its own, and its URL."""
-    command = [sys.executable, "-m", "tests.service.process", str(root), str(jobs), mode]
+    command = [sys.executable, "-m", "tests.service.process", str(root), str(jobs), mode, *more]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
@@ -196,9 +199,21 @@ def wait_for(http: httpx.Client, jobs: list[str], wanted: int) -> list[dict[str,
 
 def killed_cluster(place: Path, quick: bool) -> dict[str, Any]:
     """Jobs that outlive the cluster they work on, and the service."""
-    kills = {"worker": 1, "scheduler": 1, "service": 1} if quick else {"worker": 6, "scheduler": 4, "service": 4}
+    kills = {"worker": 1, "scheduler": 1, "service": 1}
+    if not quick:
+        kills = {"worker": 6, "scheduler": 4, "service": 4, ALL_WORKERS: 1}
     captured_run(place / "captured", images=300, batch=4)
     return besieged(place / "captured", place / "cluster", 1 if quick else 10, kills, seed=20261122)
+
+
+def planned(runs: Sequence[Path], place: Path, quick: bool) -> dict[str, Any]:
+    """Plans of solved runs, each by a service of its own that has nothing else to do."""
+    found = []
+    for number, run in enumerate(runs):
+        database = f"sqlite:///{place / f'plans-{number}.db'}"
+        with served(run.parent, 0, "load", "--database", database) as (process, url):
+            found.append(plans(process, url, run, 20 if quick else 200))
+    return {"runs": found}
 
 
 def under_fire(solved: Path, place: Path) -> dict[str, Any]:
@@ -216,47 +231,6 @@ def under_fire(solved: Path, place: Path) -> dict[str, Any]:
     return {"total": len(statuses), "refused": len(statuses) - len(not_refused), "not_refused": not_refused}
 
 
-def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures to compare; None for a part that was not run."""
-    load_, jobs, cluster, hostile = (found.get(part) for part in PARTS)
-    return {
-        "health_p99_ms": load_ and load_["health_with_all"]["p99_ms"],
-        "downloads": load_ and load_["downloads"]["downloads"],
-        "failed": load_ and load_["downloads"]["failed"] + load_["streams"]["broken"],
-        "jobs_lost": jobs and cluster and jobs["lost"] + cluster["lost"] + cluster["wrong_results"],
-        "hostile_refused": hostile and hostile["refused"],
-        "hostile_total": hostile and hostile["total"],
-    }
-
-
-def write(found: dict[str, Any]) -> None:
-    """Commit the figures: a table to read and the same as JSON."""
-    file = RESULTS / "service.json"
-    earlier = json.loads(file.read_text()) if file.exists() else {}
-    whole = {part: found.get(part) or earlier.get(part) for part in PARTS}
-    figures = summary(whole)
-    file.write_text(json.dumps({"summary": figures, **whole}, indent=1) + "\n")
-    lines = ["# The service under load, under fire, and killed", "", "| figure | value |", "|---|---:|"]
-    lines += [f"| {name} | {value} |" for name, value in figures.items()]
-    for part in PARTS:
-        if whole[part]:
-            lines += ["", f"## {part}", "", *_told(part, whole[part])]
-    (RESULTS / "service.md").write_text("\n".join(lines) + "\n")
-
-
-def _told(part: str, found: dict[str, Any]) -> list[str]:
-    """A part's own figures, and what they were measured on."""
-    lines = [f"{key}: {value}  " for key, value in found["about"].items()]
-    if part == "load":
-        sizes = (found[name] / 2**20 for name in ("server_bytes_with_streams", "server_bytes_peak"))
-        lines += ["", "server's resident memory: {:.0f} MiB with all streams, {:.0f} MiB at most".format(*sizes)]
-    if part in ("jobs", "cluster"):
-        names = ("jobs", "kills", "attempts", "lost", "wrong_results", "waited_jobs", "seconds")
-        lines += ["", *(f"{name}: {found[name]}  " for name in names if name in found)]
-        lines += [f"* {times} x {reason}" for reason, times in found.get("reasons", {}).items()]
-    return lines
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -264,6 +238,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--write", action="store_true", help="write the results that are committed")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--solved", nargs="+", type=Path, default=[], help="runs with a solution, for the plans")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -277,6 +252,8 @@ def main() -> None:
                 found[part] = killed_jobs(place / "solved", place, arguments.quick)
             elif part == "cluster":
                 found[part] = killed_cluster(place, arguments.quick)
+            elif part == "plans":
+                found[part] = planned(arguments.solved or [place / "solved"], place, arguments.quick)
             else:
                 found[part] = under_fire(place / "solved", place)
             found[part]["about"] = measured_on

@@ -25,7 +25,12 @@ from tests.small import SmallNet, build, random_images
 
 MODEL = "tests.small:SmallNet"
 QUICK = Timing(
-    lease_seconds=30.0, heartbeat_seconds=0.5, poll_seconds=0.1, first_retry_seconds=0.2, longest_retry_seconds=1.0
+    lease_seconds=30.0,
+    heartbeat_seconds=0.5,
+    poll_seconds=0.1,
+    first_retry_seconds=0.2,
+    longest_retry_seconds=1.0,
+    cluster_seconds=10.0,
 )
 
 

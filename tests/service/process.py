@@ -1,6 +1,6 @@
 """A service in a process of its own, to be killed or loaded: prints its URL, serves until standard input ends.
 
-python -m tests.service.process ROOT JOBS [plain|load|hostile] [--port PORT] [--scheduler ADDRESS]
+python -m tests.service.process ROOT JOBS [plain|load|hostile] [--port PORT] [--scheduler ADDRESS] [--database URL]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("mode", choices=MODES, nargs="?", default="plain")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--scheduler")
+    parser.add_argument("--database")
     asked = parser.parse_args()
     settings = Settings(
         asked.root,
@@ -35,6 +36,7 @@ def main() -> None:
         timing=QUICK,
         allow_models=() if asked.mode == "hostile" else (MODEL,),
         scheduler=asked.scheduler,
+        database=asked.database,
         threads=1,
         limits=MODES[asked.mode],
     )

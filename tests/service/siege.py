@@ -1,7 +1,7 @@
 """A service with a Dask cluster beside it, every process of which is killed while jobs run.
 
     supervisor   starts the scheduler, the workers and the service, and starts again what has ended, after a pause:
-                 of up to 4 s, once of 30 s if the scheduler is killed several times
+                 of up to 4 s; of 30 s once for a scheduler that is killed several times, and for all workers
     striker      kill -9 of one of them when jobs are in the middle of something, then the next, and so on
     jobs         accumulate and solve on copies of one captured run; submitted by HTTP, all of them before a kill
 
@@ -52,7 +52,8 @@ LONGEST_SECONDS = 1800.0
 RESTART_SECONDS = 0.2
 AWAY_SECONDS = (0.2, 4.0)
 LONG_AWAY_SECONDS = 30.0
-"""Longer than a job looks for its scheduler."""
+"""Longer than a job looks for its scheduler, or for workers."""
+ALL_WORKERS = "all workers"
 START_SECONDS = 60.0
 
 
@@ -126,7 +127,13 @@ class Camp:
                     process.look(self.output)
 
     def strike(self, kind: str, away_seconds: float, chosen: random.Random) -> None:
-        """Kill one process of a kind, as soon as one is alive; it is away for a while."""
+        """Kill one process of a kind, as soon as one is alive, or all workers; it is away for a while."""
+        if kind == ALL_WORKERS:
+            with self._lock:
+                for worker in self.processes["worker"]:
+                    worker.kill()
+                    worker.pause_seconds = away_seconds
+            return
         while True:
             victim = chosen.choice(self.processes[kind])
             with self._lock:
@@ -193,6 +200,7 @@ def besieged(captured: Path, folder: Path, runs: int, kills: Mapping[str, int], 
     schedulers = [number for number, (kind, _) in enumerate(order) if kind == "scheduler"]
     for number in schedulers[1:2]:  # one of several
         order[number] = ("scheduler", LONG_AWAY_SECONDS)
+    order = [(kind, LONG_AWAY_SECONDS if kind == ALL_WORKERS else seconds) for kind, seconds in order]
     started = time.perf_counter()
     with camped(root, folder) as camp:
         with Client(camp.url) as client:
