@@ -11,8 +11,8 @@ jobs     20 jobs on five runs; the service is killed with -9 three times while t
 cluster  20 jobs, an accumulation and a solve on each of ten captured runs, by a service with a Dask scheduler and
          two workers; workers are killed with -9 six times, the scheduler four times, the service four times, and
          all workers together once, in a random order. Each is started again after up to 4 s, the scheduler once
-         after 30 s, all workers after 30 s. A job is lost if it does not succeed exactly once; every run is compared with an undisturbed one (statistics to 1e-12,
-         channels, weights). See `tests/service/siege.py`.
+         after 30 s, all workers after 30 s. A job is lost if it does not succeed exactly once; every run is
+         compared with an undisturbed one (statistics to 1e-12, channels, weights). See `tests/service/siege.py`.
 plans    200 plans of each run of --solved, no two alike, by one client; see `tests/benchmarks/service_plans.py`.
          Without --solved of a network of four layers.
 hostile  the committed list `tests/service/hostile.py`; refused means 4xx.
