@@ -132,10 +132,15 @@ class Queue:
         """
         with self.engine.begin() as connection:
             self._owned(connection, job, owner)
-            ended = {"finished": time.time()} if state in FINISHED else {}
-            last = _change(connection, job, state, **ended, **values)
-            if ended:
-                trim(connection, job, last, self.retention.ended_events)
+            if state in FINISHED:
+                self._end(connection, job, state, **values)
+            else:
+                _change(connection, job, state, **values)
+
+    def _end(self, connection: Connection, job: str, state: str, **values: Any) -> None:
+        """A state that a job ends in; its oldest events go."""
+        last = _change(connection, job, state, finished=time.time(), **values)
+        trim(connection, job, last, self.retention.ended_events)
 
     def _append_all(self, connection: Connection, job: str, events: list[dict[str, Any]]) -> None:
         """Add what a job reported; from time to time the oldest goes."""
@@ -161,7 +166,7 @@ class Queue:
                 connection.execute(query)
                 append(connection, job, {"type": "notice", "stage": "job", "message": "cancellation was requested"})
             else:
-                _change(connection, job, "cancelled", finished=time.time(), reason=None)
+                self._end(connection, job, "cancelled", reason=None)
             return _row(connection, job)
 
     def retry(self, job: str) -> Job | None:
@@ -192,7 +197,7 @@ class Queue:
             if row is None or row["state"] != "running" or not _is_dead(row):
                 return False
             if row["cancel_requested"]:
-                _change(connection, job, "cancelled", finished=time.time(), reason=None)
+                self._end(connection, job, "cancelled", reason=None)
             else:
                 reason = "its service stopped; the run resumes from what was committed"
                 _change(connection, job, "queued", not_before=0.0, reason=reason)
