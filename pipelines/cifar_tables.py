@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from pipelines.cifar_experiment import Request
 from pipelines.cifar_paper import Cut, Printed
 from pipelines.cifar_tuning import recipe_in_words
 from pipelines.lenet_tables import environment, percent
+from pipelines.pages import write_page
 from streamsparse.cli.console import print_table, say, size_text
 
 Rows = list[tuple[str, ...]]
@@ -145,12 +145,10 @@ def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
 
 def write_results(directory: Path, name: str, summary: dict[str, Any], request: Request, typed: str) -> None:
     """Write NAME.md and NAME.json, without the places where checkpoints lie on this machine."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / f"{name}.md").write_text(markdown_page(summary, request, typed))
     models = [{k: v for k, v in model.items() if not k.startswith("checkpoint")} for model in summary["models"]]
     about = {**environment(), "device": machine(request.settings.device)}
     record = {**summary, "models": models, "environment": about, "command": typed}
-    (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_page(directory, name, markdown_page(summary, request, typed), record)
 
 
 def machine(device: str) -> str:

@@ -127,4 +127,5 @@ def recipe_in_words(recipe: Recipe | None) -> str:
     extras += [f"crops with {recipe.shift_pixels} pixels of padding"] if recipe.shift_pixels else []
     extras += ["flips"] if recipe.flip else []
     extras += ["bfloat16"] if recipe.mixed_precision else []
-    return f"{recipe.epochs} epochs of {kind}, rate {recipe.learning_rate:g}, {shape}, " + ", ".join(extras)
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+    return f"{epochs} of {kind}, rate {recipe.learning_rate:g}, {shape}, " + ", ".join(extras)

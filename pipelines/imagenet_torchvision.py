@@ -15,7 +15,6 @@ trained the original fine-tunes it.
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from pipelines.cifar_rows import without_places
 from pipelines.cifar_tables import machine
 from pipelines.imagenet_torchvision_stages import Request, experiment
 from pipelines.lenet_tables import environment, percent
+from pipelines.pages import write_page
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
 from streamsparse.intake.models import build_model
 from streamsparse.network import find_groups
@@ -155,12 +155,10 @@ def main(
 
 
 def _write(directory: Path, summary: dict[str, Any], request: Request) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     name, typed = f"imagenet_torchvision_{request.model.partition('?')[0]}", typed_by(request)
     models = [{k: v for k, v in model.items() if k != "checkpoint"} for model in summary["models"]]
     record = {**summary, "models": models, "environment": environment(), "command": typed}
-    (directory / f"{name}.md").write_text(page(summary, request, typed))
-    (directory / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_page(directory, name, page(summary, request, typed), record)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ each sparsity a few seconds of measuring whole cut networks (`streamsparse impro
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
@@ -24,6 +23,7 @@ from pipelines.lenet_recipes import FAR_TUNING
 from pipelines.lenet_stages import STAGES, Bench, baseline, fine_tuned, gather, one_shot, trained_lenet
 from pipelines.lenet_tables import NOTE, environment, page_foot, percent
 from pipelines.lenet_targets import Settings, Target
+from pipelines.pages import write_page
 from pipelines.training import Labelled
 from streamsparse.cli.console import command, print_json, print_table, say, size_text
 from streamsparse.events import OnEvent, ignore
@@ -173,10 +173,8 @@ def main(
         typed = (
             f"uv run python -m pipelines.lenet_sparsities {options} --repeats {repeats} --write pipelines/results"
         )
-        write.mkdir(parents=True, exist_ok=True)
-        (write / "lenet_sparsities.md").write_text(markdown_page(summary, settings, len(tuning), typed))
         record = {**summary, "environment": environment(), "command": typed}
-        (write / "lenet_sparsities.json").write_text(json.dumps(record, indent=1) + "\n")
+        write_page(write, "lenet_sparsities", markdown_page(summary, settings, len(tuning), typed), record)
     if as_json:
         print_json(summary)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 import pipelines.mnist as mnist
 from pipelines.lenet_stages import trained_lenet
 from pipelines.lenet_targets import Settings, Target
+from pipelines.pages import write_page
 from streamsparse.capture import CaptureSettings, calibration_images, plan_stream
 from streamsparse.cli.console import print_table, say, size_text
 from streamsparse.network import find_groups
@@ -213,11 +213,9 @@ def _processor() -> str:
 
 def write_results(directory: Path, summary: dict[str, Any], settings: Settings, tuning_images: int) -> None:
     """Write `lenet_mnist.md` and `lenet_mnist.json`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "lenet_mnist.md").write_text(markdown_page(summary, settings, tuning_images))
     networks = [
         {key: value for key, value in model.items() if not key.startswith("checkpoint")}
         for model in summary["models"]
     ]
     record = {**summary, "models": networks, "environment": environment(), "command": command_of(settings)}
-    (directory / "lenet_mnist.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_page(directory, "lenet_mnist", markdown_page(summary, settings, tuning_images), record)

@@ -32,6 +32,7 @@ from pipelines.one_shot_cuts import Cut, cut, from_statistics
 from pipelines.one_shot_recipes import OUTSIDE, RECIPES, NotComparableError, Recipe
 from pipelines.one_shot_rivals import rival
 from pipelines.one_shot_tables import page, surroundings
+from pipelines.pages import write_page
 from streamsparse.errors import RunMismatchError
 from streamsparse.events import Event, Notice, Reused
 
@@ -203,9 +204,7 @@ def main() -> None:
     text = page(found, about, f"{command} --write pipelines/results")
     print(text)
     if arguments.write is not None:
-        target = arguments.write / f"one_shot_{request.network}"
-        target.with_suffix(".md").write_text(text)
-        target.with_suffix(".json").write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
+        write_page(arguments.write, f"one_shot_{request.network}", text, {"about": about, **found})
     if arguments.json:
         print(json.dumps(found))
 

@@ -9,7 +9,6 @@ with its own gradients. Transfer: the images that fool the original are shown to
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import pipelines.mnist as mnist
 from pipelines.cifar_data import ELSEWHERE, NORMALISATION, open_pictures
 from pipelines.cifar_networks import RESNET18, VGG16
 from pipelines.lenet import LeNet
+from pipelines.pages import write_page
 from pipelines.robustness_attacks import Attack, OnPixels, attacked, fgsm, pgd
 from pipelines.robustness_tables import page, rows_of
 from pipelines.training import Labelled
@@ -220,9 +220,7 @@ def main(
         parts = ["uv", "run", "python", "-m", "pipelines.robustness", "--network", network, "--dataset", dataset]
         parts += ["--images", str(images), "--steps", str(steps), "--seed", str(seed), "--run", run.name]
         parts += [part for value in epsilon or () for part in ("--epsilon", f"{value:g}")]
-        write.mkdir(parents=True, exist_ok=True)
-        (write / f"robustness_{network}.md").write_text(page(summary, shlex.join(parts)))
-        (write / f"robustness_{network}.json").write_text(json.dumps(summary, indent=1) + "\n")
+        write_page(write, f"robustness_{network}", page(summary, shlex.join(parts)), summary)
     if as_json:
         print_json(summary)
 

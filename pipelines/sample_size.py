@@ -26,6 +26,7 @@ from typing import Any, Final
 import torch
 
 from pipelines.networks import Subjects, accuracy, lenet, vgg16
+from pipelines.pages import write_page
 from pipelines.sample_size_tables import page
 from streamsparse.adaptive import look_schedule
 from streamsparse.capture import CaptureSettings, capture
@@ -165,9 +166,7 @@ def main() -> None:
     text = page(found, about, command)
     print(text)
     if arguments.write is not None:
-        target = arguments.write / f"sample_size_{arguments.network}"
-        target.with_suffix(".md").write_text(text)
-        target.with_suffix(".json").write_text(json.dumps({"about": about, **found}, indent=1) + "\n")
+        write_page(arguments.write, f"sample_size_{arguments.network}", text, {"about": about, **found})
     if arguments.json:
         print(json.dumps(found))
 
