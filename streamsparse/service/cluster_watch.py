@@ -35,20 +35,14 @@ def watched_cluster(address: str | None, patience_seconds: float, give_up: GiveU
     if address is None:
         yield
         return
+    import distributed  # noqa: F401  before the thread: two that import it at once meet half a module
+
     stopping = threading.Event()
 
     def watch() -> None:
-        seen, why = time.monotonic(), ""
-        while not stopping.wait(patience_seconds / _LOOKS):
-            found = asyncio.run(_look(address))
-            if isinstance(found, int):
-                seen = time.monotonic() if found else seen
-                why = "no workers"
-            else:
-                why = found
-            if time.monotonic() - seen > patience_seconds and not stopping.is_set():
-                give_up(_lost(address, patience_seconds, why))
-                return
+        error = _watch(address, patience_seconds, stopping)
+        if error is not None:
+            give_up(error)
 
     thread = threading.Thread(target=watch, name="cluster", daemon=True)
     thread.start()
@@ -57,6 +51,22 @@ def watched_cluster(address: str | None, patience_seconds: float, give_up: GiveU
     finally:
         stopping.set()
         thread.join()
+
+
+def _watch(address: str, patience_seconds: float, stopping: threading.Event) -> ClusterError | None:
+    """Until it is to stop, or the cluster was without workers for so long and at so many looks: a process that gets
+    no time to look has seen nothing.
+    """
+    seen, missed = time.monotonic(), 0
+    while not stopping.wait(patience_seconds / _LOOKS):
+        found = asyncio.run(_look(address))
+        if isinstance(found, int) and found > 0:
+            seen, missed = time.monotonic(), 0
+            continue
+        missed += 1
+        if missed >= _LOOKS // 2 and time.monotonic() - seen > patience_seconds and not stopping.is_set():
+            return _lost(address, patience_seconds, "no workers" if found == 0 else str(found))
+    return None
 
 
 async def _look(address: str) -> int | str:

@@ -30,7 +30,7 @@ QUICK = Timing(
     poll_seconds=0.1,
     first_retry_seconds=0.2,
     longest_retry_seconds=1.0,
-    cluster_seconds=10.0,
+    cluster_seconds=15.0,
 )
 
 
