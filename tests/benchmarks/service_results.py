@@ -52,6 +52,14 @@ def _told(part: str, found: dict[str, Any]) -> list[str]:
         lines += ["", *told(found["runs"])]
     if part in ("jobs", "cluster"):
         names = ("jobs", "kills", "attempts", "lost", "wrong_results", "waited_jobs", "seconds")
-        lines += ["", *(f"{name}: {found[name]}  " for name in names if name in found)]
-        lines += [f"* {times} x {reason}" for reason, times in found.get("reasons", {}).items()]
+        lines += ["", *(f"{name}: {_text(found[name])}  " for name in names if name in found), ""]
+        lines += [f"* {times} x {' '.join(reason.split())}" for reason, times in found.get("reasons", {}).items()]
+    if "remark" in found:
+        lines += ["", found["remark"]]
     return lines
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} x {name}" for name, count in value.items())
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
