@@ -61,3 +61,14 @@ def test_a_job_without_a_cluster_has_nothing_to_watch() -> None:
 
 def not_called(error: ClusterError) -> None:
     raise AssertionError(error)
+
+
+def test_a_watch_and_its_job_may_both_be_the_first_to_need_dask() -> None:
+    """In a process of its own, which has not imported it: neither may meet half of it."""
+    script = """
+from streamsparse.service.cluster_watch import watched_cluster
+with watched_cluster("tcp://127.0.0.1:9", 0.01, lambda error: None):
+    import streamsparse.executors.cluster
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
