@@ -207,7 +207,8 @@ def test_mixed_precision(device: str, digits: Labelled, other_digits: Labelled) 
     train_classifier(model, digits, Recipe(epochs=4, device=device, mixed_precision=True))
     assert accuracy(model, other_digits, device=device) > 0.9
     for parameter in model.parameters():  # as it was handed over
-        assert parameter.dtype == torch.float32 and parameter.is_contiguous()
+        assert parameter.dtype == torch.float32
+        assert parameter.is_contiguous()
 
 
 def test_a_rate_goes_up_and_down_once(digits: Labelled) -> None:
