@@ -37,6 +37,7 @@ def test_any_chunking_puts_every_image_into_its_fold(folds: int, images: int, cu
     whole = empty(geometry)
     update(whole, inputs, outputs, geometry)
     assert largest_difference(sums_arrays((total(found),)), sums_arrays((whole,))) <= TOLERANCE
+    assert largest_difference(sums_arrays(found), sums_arrays(expected)) <= TOLERANCE  # adding up changes no fold
 
 
 def test_held_out_moments_are_about_the_training_means() -> None:
@@ -55,3 +56,20 @@ def test_held_out_moments_are_about_the_training_means() -> None:
     np.testing.assert_allclose(held_out.gram[0], a.T @ a / 5, rtol=1e-11)
     np.testing.assert_allclose(held_out.cross[0], a.T @ b / 5, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(held_out.power[0], np.square(b).sum() / 5, rtol=1e-11)
+
+
+def test_moments_without_a_bias_are_about_the_origin() -> None:
+    torch.manual_seed(4)
+    inputs, outputs = torch.randn(20, 3, dtype=torch.float64) + 2, torch.randn(20, 2, dtype=torch.float64) - 1
+    geometry = geometry_of(nn.Linear(3, 2, bias=False).double(), inputs)
+    sums = empty_folds(geometry, 4)
+    update_folds(sums, inputs, outputs, geometry, 0, "float64")
+    chosen = np.arange(20) % 4 == 1
+    for found, rows in zip(
+        split_moments(finish_folds(sums, geometry), 1, centred=False), (~chosen, chosen), strict=True
+    ):
+        x, y = inputs.numpy()[rows], outputs.numpy()[rows]
+        np.testing.assert_array_equal(found.mean_x, 0)
+        np.testing.assert_allclose(found.gram[0], x.T @ x / len(x), rtol=1e-11)
+        np.testing.assert_allclose(found.cross[0], x.T @ y / len(x), rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(found.power[0], np.square(y).sum() / len(y), rtol=1e-11)
