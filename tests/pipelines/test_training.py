@@ -204,7 +204,7 @@ NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
 def test_mixed_precision(device: str, digits: Labelled, other_digits: Labelled) -> None:
     model = fresh_lenet()
-    train_classifier(model, digits, Recipe(epochs=4, device=device, mixed_precision=True))
+    train_classifier(model, digits, Recipe(epochs=8, device=device, mixed_precision=True))
     assert accuracy(model, other_digits, device=device) > 0.9
     for parameter in model.parameters():  # as it was handed over
         assert parameter.dtype == torch.float32
