@@ -31,7 +31,7 @@ class Recipe:
         seed: of the order of the images and of the shifts.
         device: as `torch.device` takes it.
         mixed_precision: bfloat16 products, channels last in memory; for CUDA, and for processors that have
-            instructions for it: 2 to 3 times faster there.
+            instructions for it (2.0 and 2.8 times faster on one with AVX-512 BF16, VGG-16 whole and pruned).
         cosine: instead of the halving, fall from the rate to zero along half a cosine, batch by batch
             (I. Loshchilov, F. Hutter, "SGDR", arXiv:1608.03983, equation 5 without restarts).
         sgd: stochastic gradient descent with `momentum` instead of Adam.
