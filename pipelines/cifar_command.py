@@ -17,7 +17,7 @@ from pipelines.cifar_data import open_pictures
 from pipelines.cifar_experiment import Request, chosen_cuts, experiment, plan_of
 from pipelines.cifar_networks import FINE_TUNING, TRAINING, Network
 from pipelines.cifar_rows import without_places
-from pipelines.cifar_stages import Settings
+from pipelines.cifar_stages import TEACHERS_SHARE, Settings
 from pipelines.cifar_tables import print_plan, print_summary, write_results
 from pipelines.recipe import Recipe
 from streamsparse.cli.console import command, print_json, say
@@ -53,7 +53,9 @@ EPOCHS = Annotated[int, typer.Option(min=1, help="Of the original's training.")]
 TUNE = Annotated[int, typer.Option(min=0, help="Of fine-tuning each network; 0 for none. The paper: 5 to 50.")]
 RATE = Annotated[float, typer.Option(help="Of fine-tuning; a hundredth of the training's in the paper.")]
 ONE_CYCLE = Annotated[bool, typer.Option("--one-cycle", help="Fine-tune with a rate that goes up and down once.")]
-TEACHER = Annotated[bool, typer.Option(help="The original teaches the networks that are tuned.")]
+SHARE = Annotated[
+    float, typer.Option(min=0, max=1, help="Of the original as teacher in fine-tuning; the labels have the rest.")
+]
 SCRATCH = Annotated[int, typer.Option(min=0, help="Epochs of each pruned network from fresh weights; 0 for none.")]
 MIXED = Annotated[
     bool, typer.Option("--mixed-precision", help="Train in bfloat16: for CUDA, and processors that multiply it.")
@@ -85,7 +87,7 @@ class Options:
     fine_tune_epochs: int
     fine_tune_rate: float
     one_cycle: bool
-    teacher: bool
+    teacher_share: float
     from_scratch: int
     mixed_precision: bool
     device: str
@@ -120,7 +122,7 @@ def command_of(network: Network, name: str, text: str) -> Callable[..., None]:
         fine_tune_epochs: TUNE = FINE_TUNING.epochs,
         fine_tune_rate: RATE = FINE_TUNING.learning_rate,
         one_cycle: ONE_CYCLE = False,
-        teacher: TEACHER = True,
+        teacher_share: SHARE = TEACHERS_SHARE,
         from_scratch: SCRATCH = 0,
         mixed_precision: MIXED = False,
         device: DEVICE = "cpu",
@@ -132,8 +134,8 @@ def command_of(network: Network, name: str, text: str) -> Callable[..., None]:
     ) -> None:
         options = Options(
             dataset, data_root, weights, cut or [], sparsity or [], counts, images, unseen_images, rounds, stages,
-            seed, epochs, fine_tune_epochs, fine_tune_rate, one_cycle, teacher, from_scratch, mixed_precision,
-            device, threads, run, write, as_json, dry_run,
+            seed, epochs, fine_tune_epochs, fine_tune_rate, one_cycle, teacher_share, from_scratch,
+            mixed_precision, device, threads, run, write, as_json, dry_run,
         )  # fmt: skip
         run_recipe(network, name, options)
 
@@ -187,8 +189,8 @@ def request_of(network: Network, options: Options) -> Request:
         )  # fmt: skip
     settings = Settings(
         images=options.images, seed=options.seed, unseen_images=options.unseen_images, rounds=options.rounds,
-        stages=options.stages, training=training, tuning=tuning, teacher=options.teacher,
-        scratch_epochs=options.from_scratch, device=options.device,
+        stages=options.stages, training=training, tuning=tuning,
+        teacher_share=options.teacher_share, scratch_epochs=options.from_scratch, device=options.device,
     )  # fmt: skip
     cuts = chosen_cuts(network, options.cut, options.sparsity, read_counts(options.counts))
     return Request(network, cuts, options.dataset, options.data_root, options.weights, settings)
@@ -222,9 +224,8 @@ def typed(name: str, options: Options) -> str:
     parts += [part for cut in options.cut for part in ("--cut", cut)]
     parts += [part for value in options.sparsity for part in ("--sparsity", f"{value:g}")]
     for option in ("images", "unseen_images", "rounds", "seed", "epochs", "fine_tune_epochs", "fine_tune_rate",
-                   "from_scratch", "device"):  # fmt: skip
+                   "teacher_share", "from_scratch", "device"):  # fmt: skip
         parts += ["--" + option.replace("_", "-"), f"{getattr(options, option)}"]
-    parts += ["--teacher" if options.teacher else "--no-teacher"]
     parts += ["--stages", f"{options.stages}"] if options.stages else []
     parts += ["--one-cycle"] if options.one_cycle else []
     parts += ["--mixed-precision"] if options.mixed_precision else []

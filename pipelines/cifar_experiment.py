@@ -15,7 +15,7 @@ from pipelines.cifar_data import Pictures, is_there, root_of
 from pipelines.cifar_networks import Network, original, weights_at_hand
 from pipelines.cifar_paper import Cut
 from pipelines.cifar_stages import Bench, Settings, gather, one_shot
-from pipelines.cifar_tuning import from_scratch, recipe_in_words, tuned
+from pipelines.cifar_tuning import from_scratch, recipe_in_words, tuned, tuning_in_words
 from streamsparse.capture import plan_stream
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, ignore
@@ -142,6 +142,6 @@ def plan_of(request: Request) -> dict[str, Any]:
             }
             for cut in request.cuts
         ],
-        "fine_tuning": recipe_in_words(settings.tuning) + (", taught by the original" if settings.teacher else ""),
+        "fine_tuning": tuning_in_words(settings.tuning, settings.teacher_share),
         "from_scratch_epochs": settings.scratch_epochs,
     }

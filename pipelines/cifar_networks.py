@@ -157,7 +157,9 @@ def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
-def identity(recipe: Recipe, pictures: Pictures, start: nn.Module, teacher: str | None = None) -> dict[str, Any]:
+def identity(
+    recipe: Recipe, pictures: Pictures, start: nn.Module, teacher: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """All that determines the result of a training on one machine."""
     return {
         "recipe": asdict(recipe),

@@ -33,6 +33,7 @@ STAGES: Final = (
     "train", "capture", "accumulate", "solve", "sensitivity", "improve", "refit", "write", "evaluate", "fine_tune",
     "from_scratch",
 )  # fmt: skip
+TEACHERS_SHARE: Final = 0.9
 LATENCY_BATCHES: Final = (1, 32)
 
 
@@ -46,7 +47,7 @@ class Settings:
         rounds: of `improve`.
         stages: passes of the refit in order; None for one per layer.
         training, tuning: recipes; a tuning of None is left out.
-        teacher: the original teaches its pruned versions while they are tuned.
+        teacher_share: of the original's teaching in the loss of its pruned versions while they are tuned, 0 to 1.
         scratch_epochs: of training each pruned architecture from fresh weights; 0 for none.
         device: of all passes; batch_images: per calibration pass.
     """
@@ -58,7 +59,7 @@ class Settings:
     stages: int | None = None
     training: Recipe = field(default=TRAINING)
     tuning: Recipe | None = field(default=FINE_TUNING)
-    teacher: bool = True
+    teacher_share: float = TEACHERS_SHARE
     scratch_epochs: int = 0
     device: str = "cpu"
     batch_images: int = 100

@@ -10,7 +10,7 @@ import torch
 
 from pipelines.cifar_experiment import Request
 from pipelines.cifar_paper import Cut, Printed
-from pipelines.cifar_tuning import recipe_in_words
+from pipelines.cifar_tuning import tuning_in_words
 from pipelines.lenet_tables import environment, percent
 from pipelines.pages import write_page
 from streamsparse.cli.console import print_table, say, size_text
@@ -114,7 +114,6 @@ def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
     """The comparison as a page, with what it takes to repeat it."""
     about, settings, data = environment(), request.settings, summary["data"]
     on_paper = "" if request.dataset == "cifar10" else " The paper's figures are for CIFAR-10."
-    teacher = ", the original as teacher" if settings.teacher and settings.tuning else ""
     lines = [
         f"# {request.network.title} on {data['name']}: the paper's cuts, and further",
         "",
@@ -122,9 +121,9 @@ def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
         "",
         f"Accuracy on {data['test']:,} test images.{on_paper} One-shot: {settings.images:,} training images "
         "without their labels, channels chosen in the layers named, weights refitted in order, nothing trained. "
-        f"Tuned: {recipe_in_words(settings.tuning)}{teacher}, on {data['training']:,} images; the paper's with its "
-        "number of epochs where the text tells. Scratch: the same architecture from fresh weights. Local: of the "
-        "parameters of the layers named. Faster: measured seconds before over after, for "
+        f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {data['training']:,} images; "
+        "the paper's with its number of epochs where the text tells. Scratch: the same architecture from fresh "
+        "weights. Local: of the parameters of the layers named. Faster: measured seconds before over after, for "
         f"{' and '.join(summary['models'][0]['speed_up'])} images at once on {settings.device}. The paper's counts "
         "of channels (its table 3) are lost in the text at hand: the cuts meet its sparsities instead.",
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from streamsparse.events import OnEvent
 from streamsparse.write.checkpoint import decode_checkpoint, encode_checkpoint, verify_checkpoint
 from streamsparse.write.description import CONFIG_FILE
 
-TEMPERATURE, TEACHERS_SHARE = 4.0, 0.9  # of the distillation
+TEMPERATURE: Final = 4.0  # of the distillation
 
 
 def tuned(bench: Bench, cut: Cut) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def tuned(bench: Bench, cut: Cut) -> dict[str, Any]:
     if recipe is None:
         return {"accuracy_fine_tuned": None}
     start = bench.run.read_checkpoint(checkpoint_name(cut))
-    taught = bench.original.digest if bench.settings.teacher else None
+    share = bench.settings.teacher_share
+    taught = {"digest": bench.original.digest, "share": share} if share else None
     asked = identity(recipe, bench.pictures, decode_checkpoint(start, bench.fresh()), taught)
     return _row(bench, cut, "tuned", recipe, asked, start)
 
@@ -75,8 +76,8 @@ def _trained(
     data, test = bench.pictures.training, bench.pictures.test
     if kind == "scratch":
         return train_classifier(model, data, recipe, validation=test, keeper=keeper, on_event=on_event)
-    teacher = bench.original.model if bench.settings.teacher else None
-    distillation = None if teacher is None else Distillation(teacher, TEMPERATURE, TEACHERS_SHARE)
+    share = bench.settings.teacher_share
+    distillation = Distillation(bench.original.model, TEMPERATURE, share) if share else None
     return fine_tune(
         model, data, recipe, distillation=distillation, validation=test, keeper=keeper, on_event=on_event
     )
@@ -129,3 +130,9 @@ def recipe_in_words(recipe: Recipe | None) -> str:
     extras += ["bfloat16"] if recipe.mixed_precision else []
     epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
     return f"{epochs} of {kind}, rate {recipe.learning_rate:g}, {shape}, " + ", ".join(extras)
+
+
+def tuning_in_words(recipe: Recipe | None, teacher_share: float) -> str:
+    """The same, with who teaches."""
+    taught = f", the original as teacher ({teacher_share:.0%} of the loss)" if recipe and teacher_share else ""
+    return recipe_in_words(recipe) + taught

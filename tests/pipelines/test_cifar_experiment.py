@@ -27,8 +27,8 @@ from tests.pipelines.small_pictures import TINY, Tiny, write_cifar
 
 TYPED = options.Options(
     dataset="cifar10", data_root=None, weights=None, cut=[], sparsity=[], counts=None, images=120, unseen_images=60,
-    rounds=1, stages=None, seed=0, epochs=3, fine_tune_epochs=2, fine_tune_rate=0.01, one_cycle=False, teacher=True,
-    from_scratch=1, mixed_precision=False, device="cpu", threads=None, run=None, write=None,
+    rounds=1, stages=None, seed=0, epochs=3, fine_tune_epochs=2, fine_tune_rate=0.01, one_cycle=False,
+    teacher_share=0.9, from_scratch=1, mixed_precision=False, device="cpu", threads=None, run=None, write=None,
     as_json=True, dry_run=False,
 )  # fmt: skip
 
