@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.service.live import Live, make_run, serving
+from tests.service.postgresql import database_url, new_database
+
+__all__ = ["database_url", "new_database"]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import event as database_event
@@ -19,8 +19,10 @@ from streamsparse.service.settings import Retention, Timing
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue(open_database(f"sqlite:///{tmp_path / 'q.db'}"), Timing())
+def queue(database_url: str) -> Iterator[Queue]:
+    engine = open_database(database_url)
+    yield Queue(engine, Timing())
+    engine.dispose()
 
 
 def test_many_listeners_hear_everything_and_cost_one_query(queue: Queue) -> None:
@@ -124,8 +126,8 @@ def frames(queue: Queue, job: str, after: int) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("keep", [1, 7, 20])
-def test_a_job_that_has_ended_keeps_its_last_events(tmp_path: Path, keep: int) -> None:
-    queue = Queue(open_database(f"sqlite:///{tmp_path / 'q.db'}"), Timing(), Retention(40, keep, 30.0))
+def test_a_job_that_has_ended_keeps_its_last_events(database_url: str, keep: int) -> None:
+    queue = Queue(open_database(database_url), Timing(), Retention(40, keep, 30.0))
     job = str(submit(queue, Submission("a", "/a", "verify", {}, "test"), 10)[0]["id"])
     other = str(submit(queue, Submission("b", "/b", "verify", {}, "test"), 10)[0]["id"])
     queue.claim("me")

@@ -1,24 +1,21 @@
 """The queue without a service: leases, one job per run, recovery, events in the order of commits.
 
-On SQLite, and on PostgreSQL where STREAMSPARSE_TEST_POSTGRESQL names an empty database that may be used for it,
-such as postgresql+psycopg://postgres@127.0.0.1/test.
+On SQLite, and on PostgreSQL where it is installed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, update
+from sqlalchemy import update
 
-from streamsparse.service.jobs.database import jobs, metadata, open_database, shared_secret
+from streamsparse.service.jobs.database import jobs, open_database, shared_secret
 from streamsparse.service.jobs.events import read_since
 from streamsparse.service.jobs.queue import LeaseLost, Queue
 from streamsparse.service.jobs.submission import Submission, submit
@@ -26,23 +23,9 @@ from streamsparse.service.settings import Timing
 from streamsparse.store import processes
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'q.db'}"
-    found = os.environ.get("STREAMSPARSE_TEST_POSTGRESQL")
-    if not found:
-        pytest.skip("STREAMSPARSE_TEST_POSTGRESQL names no database")
-    engine = create_engine(found)
-    metadata.drop_all(engine)
-    engine.dispose()
-    return found
-
-
 @pytest.fixture
-def queue(url: str) -> Iterator[Queue]:
-    engine = open_database(url)
+def queue(database_url: str) -> Iterator[Queue]:
+    engine = open_database(database_url)
     yield Queue(engine, Timing(lease_seconds=30.0))
     engine.dispose()
 
@@ -65,8 +48,8 @@ def test_jobs_of_one_run_are_claimed_one_after_the_other(queue: Queue) -> None:
     assert again["id"] == second
 
 
-def test_many_services_claim_every_job_once(url: str) -> None:
-    queues = [Queue(open_database(url), Timing()) for _ in range(4)]
+def test_many_services_claim_every_job_once(database_url: str) -> None:
+    queues = [Queue(open_database(database_url), Timing()) for _ in range(4)]
     expected = [add(queues[0], f"run-{number % 7}") for number in range(28)]
     running: Counter[str] = Counter()
     done: list[str] = []
@@ -171,17 +154,17 @@ def test_jobs_that_wait_are_bounded(queue: Queue) -> None:
     assert refused.value.status == 429
 
 
-def test_secrets_are_shared_by_all_processes(url: str) -> None:
-    first, second = open_database(url), open_database(url)
+def test_secrets_are_shared_by_all_processes(database_url: str) -> None:
+    first, second = open_database(database_url), open_database(database_url)
     assert shared_secret(first, "signer") == shared_secret(second, "signer")
     assert len(shared_secret(first, "signer")) == 32
     first.dispose()
     second.dispose()
 
 
-def test_services_that_start_at_once_make_the_tables_once(url: str) -> None:
+def test_services_that_start_at_once_make_the_tables_once(database_url: str) -> None:
     with ThreadPoolExecutor(6) as pool:
-        engines = list(pool.map(open_database, [url] * 6))
+        engines = list(pool.map(open_database, [database_url] * 6))
     assert len({shared_secret(engine, "signer") for engine in engines}) == 1
     for engine in engines:
         engine.dispose()
