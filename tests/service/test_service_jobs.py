@@ -111,18 +111,18 @@ def test_the_same_key_is_the_same_job(root: Path) -> None:
         assert live.json("GET", f"/api/v1/jobs?limit=1&before={page['next']}")["jobs"] == [first]
 
 
-def test_kill_9_of_a_service_loses_no_job_and_another_takes_them_over(root: Path) -> None:
+def test_kill_9_of_a_service_loses_no_job_and_another_takes_them_over(root: Path, database_url: str) -> None:
     shutil.copytree(root / "small", root / "other")
-    with _started(root) as (service, url):
-        _kill_and_recover(root, service, url)
+    with _started(root, database_url) as (service, url):
+        _kill_and_recover(root, database_url, service, url)
 
 
-def _kill_and_recover(root: Path, service: subprocess.Popen[str], url: str) -> None:
+def _kill_and_recover(root: Path, database: str, service: subprocess.Popen[str], url: str) -> None:
     jobs = []
     for run in ("small", "small", "other"):
         answer = httpx.post(f"{url}/api/v1/runs/{run}/jobs", json={"kind": "verify"}, timeout=30)
         jobs.append(answer.json()["id"])
-    with serving(root, jobs=0) as beside:  # shares the queue, does not work
+    with serving(root, jobs=0, database=database) as beside:  # shares the queue, does not work
         beside.wait(jobs[0], states=("running",))
         workers = psutil.Process(service.pid).children()
         os.kill(service.pid, signal.SIGKILL)
@@ -130,7 +130,7 @@ def _kill_and_recover(root: Path, service: subprocess.Popen[str], url: str) -> N
         # noticed at once: its process is dead
         beside.wait(jobs[0], states=("queued",))
         assert psutil.wait_procs(workers, timeout=30)[1] == []  # jobs do not outlive their service
-        with serving(root, jobs=1) as second:
+        with serving(root, jobs=1, database=database) as second:
             ended = [second.wait(job) for job in jobs]
             assert [job["state"] for job in ended] == ["succeeded"] * 3
             assert [job["attempts"] for job in ended] == [2, 1, 1]
@@ -195,8 +195,8 @@ def _events(live: Live, job: str) -> list:  # type: ignore[type-arg]
 
 
 @contextmanager
-def _started(root: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "tests.service.process", str(root), "1"]
+def _started(root: Path, database: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "tests.service.process", str(root), "1", "--database", database]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
         yield service, service.stdout.readline().strip()
