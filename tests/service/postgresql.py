@@ -43,9 +43,10 @@ def postgresql() -> Iterator[str]:
     """A server; the start of its databases' URLs, which end in their names."""
     programs = find_programs()
     assert programs is not None
-    with tempfile.TemporaryDirectory(prefix="streamsparse-postgresql-") as temporary:
+    user = "nobody" if os.geteuid() == 0 else None
+    place = "/tmp" if user else None  # the user's own directory may be closed to others
+    with tempfile.TemporaryDirectory(prefix="streamsparse-postgresql-", dir=place) as temporary:
         directory, data, port = Path(temporary), Path(temporary) / "data", free_port()
-        user = "nobody" if os.geteuid() == 0 else None
         if user:
             account = pwd.getpwnam(user)
             os.chown(directory, account.pw_uid, account.pw_gid)
