@@ -46,7 +46,7 @@ class Request:
     Attributes:
         network: name in `pipelines.networks.NETWORKS`.
         images: calibration images.
-        test_images: the first so many, for the rows `full` and `improved`.
+        test_images: the first so many, for the rows `full`, `by-layer` and `improved`.
         fewer_test_images: for the others.
         stages: passes of a sequential refit.
     """
@@ -220,7 +220,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--stages", type=int, default=4, help="passes of a sequential refit")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument(
-        "--fewer-test-images", type=int, default=2000, help="for all rows but `full` and `improved`"
+        "--fewer-test-images", type=int, default=2000, help="for all rows but `full`, `by-layer` and `improved`"
     )
     parser.add_argument("--threads", type=int, help="torch's; all cores if left out")
     parser.add_argument("--run", type=Path, help="keep everything here, and go on from what is there")

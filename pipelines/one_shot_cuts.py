@@ -167,9 +167,10 @@ def _weights(bench: Bench, recipe: Recipe, keep: Keep) -> Weights:
     if recipe.weights == "original":
         return {}
     name = _identity(recipe, keep)
-    if recipe.weights == "sequential":
+    if recipe.weights in ("sequential", "by-layer"):
         if bench.memory.get("sequential") != name:  # rows that follow one another share them
-            bench.memory.update({"sequential": name, "weights": _sequential(bench, keep)})
+            stages = bench.stages if recipe.weights == "sequential" else None
+            bench.memory.update({"sequential": name, "weights": _sequential(bench, keep, stages)})
         found: Weights = bench.memory["weights"]
         return found
     if name not in bench.memory:
@@ -179,8 +180,8 @@ def _weights(bench: Bench, recipe: Recipe, keep: Keep) -> Weights:
     return whole(bench.memory[name], bench.captured)
 
 
-def _sequential(bench: Bench, keep: Keep) -> Weights:
-    """Refitted in order: the run's solution becomes this plan."""
+def _sequential(bench: Bench, keep: Keep, stages: int | None) -> Weights:
+    """Refitted in order, in so many passes or one per layer: the run's solution becomes this plan."""
     costs = bench.captured.costs
     plan = PrunePlan(
         keep=keep,
@@ -195,6 +196,6 @@ def _sequential(bench: Bench, keep: Keep) -> Weights:
         commit_solution(bench.run, Solution(plan, (), "independent"), {})
     subjects = bench.subjects
     solution = refit(
-        bench.run, subjects.calibration, model=subjects.model, stages=bench.stages, settings=SETTINGS
+        bench.run, subjects.calibration, model=subjects.model, stages=stages, settings=SETTINGS
     )  # fmt: skip
     return read_weights(bench.run, solution)

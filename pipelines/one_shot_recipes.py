@@ -26,7 +26,8 @@ class Recipe:
             there on to the least measured divergence, see `streamsparse.improvement`), "global" (their
             own score, relative to its mean in the group, against one threshold), or "own" of another tool.
         weights: "original" (as they are, the channels cut), "scaled" (the paper's ΛD(w)), "independent" (exact, on
-            the statistics of the original) or "sequential" (exact, in order).
+            the statistics of the original), "sequential" (exact, in order, in the study's number of passes) or
+            "by-layer" (exact, in order, one pass for each layer).
         recalibrated: whether the running statistics of BatchNorm are estimated anew.
     """
 
@@ -40,7 +41,7 @@ class Recipe:
     @property
     def on_all_images(self) -> bool:
         """Whether tenths of a point matter."""
-        return self.name in ("full", "improved")
+        return self.name in ("full", "by-layer", "improved")
 
 
 def _recipes() -> tuple[Recipe, ...]:
@@ -52,6 +53,7 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("allocated", "+ allocation by predicted loss", "entropic", "loss", "sequential", True),
         Recipe("full-recalibrated", "+ best channels of all methods", "best", "loss", "sequential", True),
         Recipe("full", "ours: best channels, allocation by predicted loss, in order", "best", "loss", "sequential"),
+        Recipe("by-layer", "the same, in order with one pass per layer", "best", "loss", "by-layer"),
         Recipe("full-independent", "the same, not in order", "best", "loss", "independent"),
         Recipe(
             "improved-independent", "independent, allocation by measured loss", "best", "measured", "independent"

@@ -29,7 +29,7 @@ from streamsparse.solve.problems import group_problem, layer_moments
 from streamsparse.store.statistics import Statistics
 
 REQUEST = one_shot.Request("lenet", images=600, test_images=300, fewer_test_images=200, stages=2)
-ROWS = [RECIPES[name] for name in ("paper", "refit", "full", "l2", "l2-refit", "l2-global", "bn-scale")]
+ROWS = [RECIPES[name] for name in ("paper", "refit", "full", "by-layer", "l2", "l2-refit", "l2-global", "bn-scale")]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def test_refits_are_better_than_selections(kept: tuple[Path, dict[str, Any]]) ->
     assert cells["full"]["pruned_accuracy"] > 0.95
     assert cells["full"]["divergence"] < cells["l2-refit"]["divergence"]
     assert cells["l2-refit"]["divergence"] < cells["l2"]["divergence"]
+    assert cells["by-layer"]["divergence"] < cells["l2-refit"]["divergence"]
+    assert cells["by-layer"]["divergence"] != cells["full"]["divergence"]  # two passes there
     assert cells["l2"]["counts"] == cells["full"]["counts"] != cells["refit"]["counts"]
     assert cells["paper"]["counts"] == cells["refit"]["counts"]
     assert "bn-scale" in cells["bn-scale"]["why_not"]
