@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamsparse.report.facts import Facts, Measured
 from streamsparse.report.page_html import Html, element, joined, with_code
-from streamsparse.report.wording import SPACE, compact, count, duration, fewer, known, number, percent, size
+from streamsparse.report.wording import SPACE, compact, count, duration, fewer, known, number, percent, plural, size
 
 
 def headline(facts: Facts) -> str:
@@ -93,7 +93,7 @@ def _measured_tiles(facts: Facts, own: Measured) -> list[Html]:
 
 def _latency_tile(own: Measured, before: float, after: float) -> Html:
     times = "" if after <= 0 or not known(after) else f": {number(before / after)} times as fast"
-    batch = "" if own.batch_images is None else f", {own.batch_images} at a time"
+    batch = "" if own.batch_images is None else f", {plural(own.batch_images, 'image')} at a time"
     device = f", on {own.device}" if own.device else ""
     return _tile("Forward pass per image", duration(after), f"was {duration(before)}{times}{batch}{device}")
 

@@ -9,7 +9,19 @@ from typing import Generic, TypeVar
 
 from streamsparse.report.facts import Facts, LayerFacts, Measured, NetworkPoint, StageFacts
 from streamsparse.report.page_html import Html, element, joined
-from streamsparse.report.wording import MISSING, SPACE, compact, count, duration, known, number, percent, size
+from streamsparse.report.wording import (
+    MISSING,
+    SPACE,
+    compact,
+    count,
+    duration,
+    known,
+    moment,
+    number,
+    percent,
+    plural,
+    size,
+)
 
 Row = TypeVar("Row")
 
@@ -98,7 +110,7 @@ def stage_table(facts: Facts) -> Html:
         Column("Stage", "", lambda stage: stage.stage, None),
         Column("Time", "wall", lambda stage: stage.seconds, duration),
         Column("Memory", "largest resident", lambda stage: stage.peak_bytes, size),
-        Column("Finished", "UTC", lambda stage: _moment(stage.finished), None),
+        Column("Finished", "UTC", lambda stage: moment(stage.finished), None),
         Column("Machine", "", lambda stage: stage.machine, None),
     ]
     if any(stage.reused for stage in facts.stages):
@@ -187,10 +199,5 @@ def _error(error: float) -> str:
 
 
 def _timed_on(one: Measured) -> str:
-    batch = "" if one.batch_images is None else f", {one.batch_images} images at a time"
+    batch = "" if one.batch_images is None else f", {plural(one.batch_images, 'image')} at a time"
     return f"{one.device}{batch}" if one.device and one.pruned_seconds is not None else ""
-
-
-def _moment(finished: str) -> str:
-    """ISO 8601 without the T and the zone, which is in the head."""
-    return finished.replace("T", " ").removesuffix("Z").removesuffix("+00:00")

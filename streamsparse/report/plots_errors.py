@@ -37,7 +37,8 @@ def error_figures(facts: Facts) -> list[Figure]:
         return []
     ratios = [measured / predicted for _, predicted, measured in shown]
     close = sum(1 / _CLOSE <= ratio <= _CLOSE for ratio in ratios)
-    title = f"Measured errors are {number(median(ratios))} times the predicted ones in the median"
+    times = number(median(ratios))
+    title = f"Measured errors are {'' if times == '1' else f'{times} times '}the predicted ones in the median"
     layer, predicted, measured = max(shown, key=_distance)
     alt = (
         f"Scatter of {len(shown)} layers: {close} measured errors are within a factor of {number(_CLOSE)} of the "

@@ -124,12 +124,13 @@ def _draw_pareto(
     if chosen is not None:
         across = max(float(cost.of(chosen.costs)), axes.get_xlim()[0])
         words = f"chosen: {compact(cost.of(chosen.costs))}, {number(chosen.predicted_loss)}"
-        _mark(axes, theme, (across, max(chosen.predicted_loss, floor)), ("o", theme.orange), words)
         measured = _measured_loss(facts)
+        more = measured is not None and measured > chosen.predicted_loss
+        place = (across, max(chosen.predicted_loss, floor))
+        _mark(axes, theme, place, ("o", theme.orange), words, above=measured is not None and not more)
         if measured is not None:
             place = (across, max(measured, floor))
-            above = measured > chosen.predicted_loss
-            _mark(axes, theme, place, ("X", theme.green), f"measured: {number(measured)}", above=above)
+            _mark(axes, theme, place, ("X", theme.green), f"measured: {number(measured)}", above=more)
 
 
 def _mark(

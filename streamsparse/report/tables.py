@@ -8,7 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from streamsparse.report.facts import Facts, LayerFacts, Measured
-from streamsparse.report.wording import MISSING, compact, count, duration, fewer, number, percent, printable, size
+from streamsparse.report.wording import (
+    MISSING,
+    SPACE,
+    compact,
+    count,
+    duration,
+    fewer,
+    moment,
+    number,
+    percent,
+    printable,
+    size,
+)
 
 LAYERS_AT_MOST = 40
 _LEAST_ERROR = 1e-5  # below, digits mean nothing
@@ -51,8 +63,8 @@ def _summary(facts: Facts) -> Table:
 
 def _measured(facts: Facts) -> Table:
     """A line per checkpoint that was evaluated."""
-    headings = ("checkpoint", "images", "accuracy", "agreement", "KL (nats)", "per image")
-    table = _table("Measured, original → pruned", headings, texts=1)
+    headings = ("checkpoint", "images", "accuracy", "agree", "KL", "per image")
+    table = _table("Measured, original → pruned; KL in nats", headings, texts=1)
     for one in facts.measured:
         quality = percent(one.agreement), number(one.divergence)
         _add(table, one.checkpoint, count(one.images), _accuracies(one), *quality, _times(one))
@@ -62,13 +74,15 @@ def _measured(facts: Facts) -> Table:
 def _accuracies(one: Measured) -> str:
     if one.original_accuracy is None or one.pruned_accuracy is None:
         return "no labels"
-    return f"{one.original_accuracy:.2%} → {one.pruned_accuracy:.2%}"
+    return f"{100 * one.original_accuracy:.2f} → {100 * one.pruned_accuracy:.2f}{SPACE}%"
 
 
 def _times(one: Measured) -> str:
     if one.original_seconds is None or one.pruned_seconds is None:
         return MISSING
-    return f"{duration(one.original_seconds)} → {duration(one.pruned_seconds)}"
+    before, after = duration(one.original_seconds), duration(one.pruned_seconds)
+    unit = after[len(after.rstrip("msµ")) - 1 :]  # with the space before it; said once where both have it
+    return f"{before.removesuffix(unit)} → {after}"
 
 
 def _layers(facts: Facts) -> Table:
@@ -77,8 +91,8 @@ def _layers(facts: Facts) -> Table:
     if len(shown) > LAYERS_AT_MOST:
         shown = [one for one in shown if one.report.costs != one.report.original_costs]
     left = len(facts.layers) - len(shown)
-    title = "Layers, with the relative error of re-estimated outputs" + (f"; {left} unchanged" if left else "")
-    headings = ("layer", "inputs", "outputs", "parameters", "MACs", "predicted", "measured")
+    title = "Layers, relative error of their outputs" + (f"; {left} unchanged" if left else "")
+    headings = ("layer", "inputs", "outputs", "params", "MACs", "predicted", "measured")
     table = _table(title, headings, texts=1)
     for one in shown:
         _add(table, *_layer(one))
@@ -88,8 +102,8 @@ def _layers(facts: Facts) -> Table:
 def _layer(facts: LayerFacts) -> Iterator[str]:
     report = facts.report
     yield report.layer
-    yield f"{count(report.inputs_kept)} of {count(report.inputs)}"
-    yield f"{count(report.outputs_kept)} of {count(report.outputs)}"
+    yield f"{count(report.inputs_kept)}/{count(report.inputs)}"
+    yield f"{count(report.outputs_kept)}/{count(report.outputs)}"
     yield count(report.costs.parameters)
     yield compact(report.costs.macs)
     for error in (report.held_out_error, facts.measured_error):
@@ -100,7 +114,7 @@ def _stages(facts: Facts) -> Table:
     table = _table("Time and memory", ("stage", "time", "peak memory", "finished (UTC)"), texts=1)
     for one in facts.stages:
         memory = MISSING if one.peak_bytes is None else size(one.peak_bytes)
-        _add(table, one.stage, duration(one.seconds), memory, one.finished or "cut short")
+        _add(table, one.stage, duration(one.seconds), memory, moment(one.finished) or "cut short")
     return table
 
 

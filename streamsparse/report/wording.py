@@ -10,6 +10,16 @@ SPACE = "\u00a0"
 """Between a number and its unit, which no line break may part."""
 
 
+def moment(finished: str | None) -> str:
+    """ISO 8601 in UTC without the T and the zone, which the head of its column says."""
+    return (finished or "").replace("T", " ").removesuffix("Z").removesuffix("+00:00")
+
+
+def plural(many: int, one: str) -> str:
+    """1 → "1 image", 2 → "2 images"."""
+    return f"{many:,} {one}" if many == 1 else f"{many:,} {one}s"
+
+
 def known(value: float | None) -> bool:
     """Whether there is a finite number."""
     return value is not None and math.isfinite(value)

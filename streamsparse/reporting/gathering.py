@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from streamsparse.events import OnEvent, ignore
-from streamsparse.report.facts import Facts
+from streamsparse.report.facts import Facts, Measured
 from streamsparse.reporting.evidence import LOSS_UNITS, Evidence, listed, read_evidence
 from streamsparse.reporting.groups import POINTS, group_facts, network_points, predicted_loss
 from streamsparse.reporting.layers import CONDITION_COLUMNS, layer_facts, too_wide
@@ -66,7 +67,7 @@ def gather(
         *walk_notes(walked, walkable(evidence), open_ended),
     ]
     return Facts(
-        title=_title(evidence),
+        title=_title(evidence, measured),
         run=run.url,
         original=evidence.captured.costs.costs({}),
         pruned=None if plan is None else plan.costs,
@@ -88,11 +89,13 @@ def gather(
     )
 
 
-def _title(evidence: Evidence) -> str:
-    """The model's name, and the calibration data's where it has one."""
+def _title(evidence: Evidence, measured: Sequence[Measured]) -> str:
+    """The model's name, and that of the calibration data; of the evaluation's where that is a function's call."""
     manifest = evidence.captured.manifest
     model = (manifest["model"]["spec"] or manifest["model"]["class"]).partition("?")[0]
-    data = manifest["data"]["spec"]
+    data = manifest["data"]["spec"] or ""
+    if "?" in data:
+        data = measured[0].data if measured and "?" not in measured[0].data else ""
     name = model.rpartition(":")[2].rpartition(".")[2]
     return f"{name} on {data}" if data else name
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from streamsparse.errors import CorruptDataError
 from streamsparse.report.facts import Measured, StageFacts
+from streamsparse.report.wording import plural
 from streamsparse.reporting.evidence import Evidence
 from streamsparse.store import Run, layout
 from streamsparse.store.timings import stage_records
@@ -102,7 +103,7 @@ def _timed(latency: Mapping[str, Any] | None) -> dict[str, Any]:
         "original_seconds": latency["original_seconds"][at] / batch,
         "pruned_seconds": latency["pruned_seconds"][at] / batch,
         "batch_images": batch,
-        "device": f"{latency['device']}, {latency['threads']} CPU threads",
+        "device": f"{latency['device']}, {plural(latency['threads'], 'CPU thread')}",
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from streamsparse.report.facts import Facts
 from streamsparse.report.tables import LAYERS_AT_MOST, tables
-from streamsparse.report.wording import percent
+from streamsparse.report.wording import SPACE, percent
 from tests.report.example import empty_facts, hostile_facts, lenet_facts
 
 
@@ -39,7 +39,12 @@ def test_what_was_measured_is_shown() -> None:
     (measured, *_) = facts.measured
     assert measured.original_accuracy is not None
     assert measured.pruned_accuracy is not None
-    assert f"{measured.original_accuracy:.2%} → {measured.pruned_accuracy:.2%}" in printed(facts)
+    before, after = 100 * measured.original_accuracy, 100 * measured.pruned_accuracy
+    assert f"{before:.2f} → {after:.2f}{SPACE}%" in printed(facts)
+    timed = replace(measured, original_seconds=0.0163, pruned_seconds=0.00335)
+    assert f"16.3 → 3.35{SPACE}ms" in printed(replace(facts, measured=(timed,)))
+    timed = replace(measured, original_seconds=0.0163, pruned_seconds=0.000335)
+    assert f"16.3{SPACE}ms → 335{SPACE}µs" in printed(replace(facts, measured=(timed,)))
     unlabelled = replace(measured, original_accuracy=None, pruned_accuracy=None, original_seconds=None)
     text = printed(replace(facts, measured=(unlabelled,)))
     assert "no labels" in text
@@ -51,8 +56,8 @@ def test_every_layer_has_a_line() -> None:
     lines = printed(facts).splitlines()
     for layer in facts.layers:
         report = layer.report
-        (line,) = [line for line in lines if line.startswith(f"│ {report.layer} ") and " of " in line]
-        assert f"{report.inputs_kept:,} of {report.inputs:,}" in line
+        (line,) = [line for line in lines if line.startswith(f"│ {report.layer} ") and "/" in line]
+        assert f"{report.inputs_kept:,}/{report.inputs:,}" in line
         assert f"{report.costs.parameters:,}" in line
 
 
