@@ -12,19 +12,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
-from typer.testing import CliRunner, Result
 
 import streamsparse as ss
 from pipelines.lenet import LeNet
 from streamsparse.adaptive import look_schedule
 from streamsparse.capture import CaptureSettings, summing
-from streamsparse.cli.app import app
 from streamsparse.convergence import Convergence, Judge, Request
 from streamsparse.errors import DataError, RunMismatchError, UsageError
 from streamsparse.events import Event, Notice
 from streamsparse.intake.captured import read_captured
 from streamsparse.store import Run
 from streamsparse.store.partials import Partials
+from tests.cli.invoking import invoke
 from tests.small import ConcatNet, SmallNet, build, largest_difference, random_images, statistics_arrays
 
 SETTINGS = CaptureSettings(sink="statistics", folds=4, batch_images=32, products="float64")
@@ -237,10 +236,6 @@ def test_refuses_what_cannot_be_asked(tmp_path: Path, options: dict[str, Any], w
     with pytest.raises(UsageError, match=where):
         until_converged(tmp_path / "run", random_images(10), **options)
     assert not (tmp_path / "run").exists()
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_by_command_line(tmp_path: Path) -> None:

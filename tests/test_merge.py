@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
 import streamsparse as ss
 from pipelines.lenet import LeNet
 from streamsparse.accumulate import AccumulateSettings
 from streamsparse.capture import CaptureSettings, Subject
-from streamsparse.cli.app import app
 from streamsparse.errors import RunMismatchError, RunNotFoundError, StageMissingError, UsageError
 from streamsparse.events import Event, Notice
 from streamsparse.inspection import inspect_run
@@ -25,6 +22,7 @@ from streamsparse.merging import plan_merge
 from streamsparse.store import Run
 from streamsparse.store.statistics import Statistics
 from streamsparse.verification import verify_run
+from tests.cli.invoking import invoke, last_json
 from tests.small import SmallNet, TwiceNet, build, files_below, largest_difference, random_images, statistics_arrays
 
 FOLDS = 4
@@ -228,17 +226,6 @@ def test_samples_of_one_data_set_are_noticed(tmp_path: Path) -> None:
     assert f"{len(drawn[0] & drawn[1])} images count twice" in notice.message
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout.strip().splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
-
-
 def test_by_command_line(tmp_path: Path) -> None:
     torch.manual_seed(0)
     save_file(LeNet().state_dict(), tmp_path / "lenet.safetensors")
@@ -250,20 +237,20 @@ def test_by_command_line(tmp_path: Path) -> None:
         invoke("capture", tmp_path / name, *options, "--data", f"npz:{tmp_path / name}.npz")
         invoke("accumulate", tmp_path / name)
     runs, into = (tmp_path / "north", tmp_path / "south"), tmp_path / "both"
-    planned = last_json(invoke("merge", *runs, "--into", into, "--dry-run", "--json"))
+    planned = last_json(invoke("merge", *runs, "--into", into, "--dry-run", "--json"), 0)
     assert (planned["plan"]["images"], planned["plan"]["folds"]) == (80, 5)
     assert "80 images of 2 runs" in invoke("merge", *runs, "--into", into, "--dry-run").stdout
     assert not into.exists()
-    done = last_json(invoke("merge", *runs, "--into", into, "--json"))
+    done = last_json(invoke("merge", *runs, "--into", into, "--json"), 0)
     assert (done["report"]["layers"], done["report"]["images"]) == (4, 80)
     assert "4 reused" in invoke("merge", *runs, "--into", into).stdout
-    last_json(invoke("solve", into, "--channels", "conv1=8,fc1=40", "--json"))
+    last_json(invoke("solve", into, "--channels", "conv1=8,fc1=40", "--json"), 0)
     refit = invoke("refit", into, "--json")
     assert (refit.exit_code, "UsageError" in refit.output) == (2, True)
-    last_json(invoke("write", into, "--json"))
-    found = last_json(invoke("evaluate", into, "--data", f"npz:{tmp_path / 'north'}.npz", "--json"))
+    last_json(invoke("write", into, "--json"), 0)
+    found = last_json(invoke("evaluate", into, "--data", f"npz:{tmp_path / 'north'}.npz", "--json"), 0)
     assert found["evaluation"]["comparison"]["images"] == 40
-    states = [stage["state"] for stage in last_json(invoke("inspect", into, "--json"))["stages"]]
+    states = [stage["state"] for stage in last_json(invoke("inspect", into, "--json"), 0)["stages"]]
     assert states == ["complete"] * 5
     assert "streamsparse merge sites/north" in invoke("merge", "--help").output
     twice = invoke("merge", runs[0], runs[0], "--into", tmp_path / "twice", "--json")

@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 import streamsparse
 from streamsparse.accumulate import AccumulateSettings, accumulate
 from streamsparse.capture import CaptureSettings, capture
-from streamsparse.cli.app import app
 from streamsparse.errors import StorageError
 from streamsparse.run import prune
 from streamsparse.solve import SolveSettings
@@ -27,6 +25,7 @@ from streamsparse.store import Run
 from streamsparse.store import bucket as bucket_module
 from streamsparse.store.bucket import Patience
 from streamsparse.store.solution import read_solution, read_weights
+from tests.cli.invoking import invoke
 from tests.cli.test_commands import files, last_json, model_options  # noqa: F401  a fixture
 from tests.object_server import Place
 from tests.small import SmallNet, build, random_images, statistics_arrays
@@ -38,10 +37,6 @@ SETTINGS = CaptureSettings("float32", batch_images=8)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up after a second, so that the tests of dead servers are short."""
     monkeypatch.setattr(bucket_module, "PATIENCE", Patience(retry_seconds=1.0, longest_pause_seconds=0.3))
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def work(url: str | Path) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from streamsparse.accumulate import AccumulateSettings, accumulate, task
 from streamsparse.capture import CaptureSettings, Subject, capture
-from streamsparse.cli.app import app
 from streamsparse.errors import RunNotFoundError, SchemaVersionError
 from streamsparse.events import Advanced, Event, Finished, Notice, Started
 from streamsparse.merging import merge
@@ -25,6 +24,7 @@ from streamsparse.store.statistics import Statistics
 from streamsparse.store.window import discard
 from streamsparse.verification import CHECKS, Findings, Problem, verify_run
 from streamsparse.verification import Subject as Verified
+from tests.cli.invoking import invoke, last_json
 from tests.small import DAMAGE, SmallNet, batch_by_batch, build, files_below, flip_bit, random_images, summed_run
 
 SPEC = f"{__name__}:small_net"
@@ -55,12 +55,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def inspect(path: Path, *options: str) -> Result:
-    return CliRunner().invoke(app, ["inspect", str(path), "--verify", *options])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return found
+    return invoke("inspect", path, "--verify", *options)
 
 
 def keys(path: Path) -> list[str]:
@@ -119,7 +114,7 @@ def test_the_command_lists_problems_with_status_1(run: Path, monkeypatch: pytest
 
 def test_what_cannot_be_inspected_can_still_be_verified(run: Path) -> None:
     edit(run / "manifest.json", lambda manifest: manifest.pop("graph"))
-    assert CliRunner().invoke(app, ["inspect", str(run)]).exit_code == 2
+    assert invoke("inspect", run).exit_code == 2
     result = inspect(run, "--json")
     assert result.exit_code == 1
     assert "'graph'" in last_json(result)["problems"][0]["summary"]
@@ -432,7 +427,7 @@ def test_lossy_codecs_are_said(tmp_path: Path) -> None:
     settings = CaptureSettings("float16", "bitround:5+zstd:1", batch_images=10)
     capture(build(SmallNet), random_images(20), run, settings=settings)
     assert any("lossy" in note for note in notes(tmp_path))
-    found = CliRunner().invoke(app, ["inspect", str(tmp_path), "--json"])
+    found = invoke("inspect", tmp_path, "--json")
     assert "5 of 10 bits" in last_json(found)["stages"][0]["detail"]
 
 

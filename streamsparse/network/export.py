@@ -7,11 +7,8 @@ in training mode too, so that what only training executes is cut along with the 
 from __future__ import annotations
 
 import copy
-import logging
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from torch.export import ExportedProgram
 
 from streamsparse import events
 from streamsparse.errors import ModelError
+from streamsparse.network.running import quietly
 
 _LIBRARY = str(Path(torch.__file__).parent)
 
@@ -105,7 +103,7 @@ def source_line(node: fx.Node) -> str | None:
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> Graph:
     try:
-        with _quietly():
+        with quietly("torch"):
             program = torch.export.export(model, inputs, strict=False)
     except Exception as error:  # torch.export raises errors of every kind
         raise ModelError(
@@ -147,17 +145,3 @@ def failing_line(error: BaseException) -> str | None:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _LIBRARY not in f.filename]
     own = [f for f in frames if Path(f.filename).parent != Path(__file__).parent]
     return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else None
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """torch.export warns and logs about its own workings; errors still arrive as exceptions."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,6 +43,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def quietly(name: str) -> Iterator[None]:
+    """Without warnings and without what the logger `name` says below CRITICAL; errors still arrive as exceptions.
+
+    For torch's exporters, which talk about their own workings.
+    """
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> object:

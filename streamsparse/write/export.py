@@ -10,11 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from streamsparse.errors import ModelError, UsageError
-from streamsparse.network.running import ExampleInputs, evaluating, run
+from streamsparse.network.running import ExampleInputs, evaluating, quietly, run
 
 ONNX_TOLERANCE = 1e-4  # largest difference, relative to the largest output
 _BATCH = 2  # torch.export takes sizes 0 and 1 for constants
@@ -81,7 +77,7 @@ def _program(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} for _ in inputs)
     try:
-        with evaluating(model), _quiet():
+        with evaluating(model), quietly("torch.onnx"):
             return torch.export.export(model, inputs, dynamic_shapes=shapes)
     except Exception as error:  # the exporter raises whatever the traced code meets
         raise _failed("torch.export", error) from error
@@ -90,7 +86,7 @@ def _program(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expor
 def _onnx_bytes(model: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     program = _program(model, inputs)
     try:
-        with evaluating(model), _quiet(), tempfile.TemporaryDirectory() as folder:
+        with evaluating(model), quietly("torch.onnx"), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             exported = torch.onnx.export(program, inputs, dynamo=True, verbose=False)
             if exported is None:
@@ -155,20 +151,6 @@ def _require(*packages: str) -> None:
                 where="--format onnx",
                 remedy="Install it: pip install 'streamsparse[export]'.",
             ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters warn about their own internals; what matters here is checked on the result."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _failed(exporter: str, error: Exception) -> ModelError:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.testing import CliRunner, Result
 
 from pipelines.lenet import LeNet
-from streamsparse.cli.app import app
+from tests.cli.invoking import invoke, last_json
 
 COMMANDS = ("demo", "prune", "capture", "accumulate", "solve", "refit", "write", "evaluate", "inspect")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    found = json.loads(result.stdout.strip().splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
 
 
 @pytest.fixture(scope="module")

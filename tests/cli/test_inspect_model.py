@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 from torch import nn
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from streamsparse.cli.app import app
+from tests.cli.invoking import invoke, last_json
 from tests.test_any_cnn import Unseen
 
 LENET = ("--model", "pipelines.lenet:LeNet")
 
 
 def inspect(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
-    return found
+    return invoke("inspect", *arguments)
 
 
 def test_a_model_and_the_shape_of_its_images_are_enough() -> None:

@@ -6,16 +6,13 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import TensorDataset
-from typer.testing import CliRunner, Result
 
 import streamsparse as ss
 from streamsparse.capture import CaptureSettings
-from streamsparse.cli.app import app
 from streamsparse.errors import RunNotFoundError, StorageError, UsageError
 from streamsparse.evaluation import evaluate
 from streamsparse.report.facts import Facts
@@ -23,19 +20,10 @@ from streamsparse.reporting.stage import report_directory
 from streamsparse.run import prune
 from streamsparse.solve import SolveSettings
 from streamsparse.store import Run
+from tests.cli.invoking import invoke, last_json
 from tests.small import SmallNet, build, files_below, random_images
 
 FILES = {"report.html", "report.json", "layers.csv", "groups.csv", "points.csv", "stages.csv"}
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    found = json.loads(result.stdout.strip().splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
 
 
 @pytest.fixture(scope="module")

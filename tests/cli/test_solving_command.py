@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from streamsparse.cli.app import app
 from streamsparse.cli.constraining import parse_constraints, parse_positions
 from streamsparse.errors import UsageError
 from streamsparse.solve import Constraints
+from tests.cli.invoking import invoke, last_json
 from tests.small import SmallNet, files_below, summed_run
 
 QUICK = ("--method", "elimination")
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    found = json.loads(result.stdout.strip().splitlines()[-1])
-    assert isinstance(found, dict)
-    return found
 
 
 @pytest.fixture(scope="module")
