@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,6 +118,38 @@ def prepare(
     losses = predicted_losses(fronts, measured)
     sample = calibration_images(subjects.calibration, images=images, seed=seed)
     return Bench(subjects, run, captured, sample, fronts, paths, losses, stages)
+
+
+def fisher_losses(bench: Bench) -> dict[str, np.ndarray]:
+    """Predicted from gradients (Fisher information) instead of measured: in place of `losses`.
+
+    A run keeps sensitivities of one kind: these lie in a run beside, which shares everything but the solution.
+    """
+    if "fisher" not in bench.memory:
+        measured = measure_sensitivities(
+            _beside(bench.run, "fisher"), bench.subjects.calibration, model=bench.subjects.model,
+            images=SENSITIVITY_IMAGES, by="fisher",
+        )  # fmt: skip
+        bench.memory["fisher"] = predicted_losses(bench.fronts, measured)
+    found: dict[str, np.ndarray] = bench.memory["fisher"]
+    return found
+
+
+def _beside(run: Run, name: str) -> Run:
+    """The same capture, statistics and fronts, with a solution of its own."""
+    assert run.directory is not None
+    folder = run.directory.with_name(f"{run.directory.name}-{name}")
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for entry in run.directory.iterdir():
+            if entry.name == "solution":
+                shutil.copytree(entry, partial / entry.name)
+            elif not entry.name.startswith("."):  # locks
+                (partial / entry.name).symlink_to(Path("..") / run.directory.name / entry.name)
+        partial.rename(folder)
+    return Run.at(folder)
 
 
 def _path(run: Run, captured: Captured, name: str, folder: Path) -> EntropicPath:

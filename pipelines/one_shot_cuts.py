@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.one_shot_bench import SENSITIVITY_IMAGES, SETTINGS, Bench
+from pipelines.one_shot_bench import SENSITIVITY_IMAGES, SETTINGS, Bench, fisher_losses
 from pipelines.one_shot_recipes import NotComparableError, Recipe
 from pipelines.one_shot_weights import Wanted, point_of, weights_of, whole
 from streamsparse.improvement import improve
@@ -72,8 +72,18 @@ def counts_of(bench: Bench, allocation: str, sparsity: float) -> dict[str, int]:
     """Channels per group of least predicted loss or relative error, or of least measured loss."""
     if allocation == "measured":
         return _improved(bench, sparsity)
-    curves = bench.losses if allocation == "loss" else {name: bench.entropic_errors(name) for name in bench.fronts}
-    return allocate(Budget("params", 1 - sparsity), curves, bench.captured.costs)
+    return allocate(Budget("params", 1 - sparsity), _curves(bench, allocation), bench.captured.costs)
+
+
+def _curves(bench: Bench, allocation: str) -> dict[str, np.ndarray]:
+    """What an allocation adds up, by group and count."""
+    if allocation == "loss":
+        return bench.losses
+    if allocation == "fisher":
+        return fisher_losses(bench)
+    if allocation == "held-out":
+        return {name: front.held_out for name, front in bench.fronts.items()}
+    return {name: bench.entropic_errors(name) for name in bench.fronts}
 
 
 def _improved(bench: Bench, sparsity: float) -> dict[str, int]:

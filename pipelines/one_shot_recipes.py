@@ -22,9 +22,11 @@ class Recipe:
         text: what it is, in the table.
         channels: "entropic" (along the paper's path), "best" (of all methods' supports), "l1" or "l2" (norm of the
             producers' filters), "random", "bn-scale" (|γ| of the BatchNorms behind), or "torch-pruning ...".
-        allocation: "error" (least sum of relative errors), "loss" (least predicted divergence), "measured" (from
-            there on to the least measured divergence, see `streamsparse.improvement`), "global" (their
-            own score, relative to its mean in the group, against one threshold), or "own" of another tool.
+        allocation: "error" (least sum of relative errors along the paper's path), "held-out" (of those of all
+            methods), "loss" (least predicted divergence: measured by cutting each group alone), "fisher" (the same,
+            predicted from gradients), "measured" (from least loss on to the least measured divergence, see
+            `streamsparse.improvement`), "global" (their own score, relative to its mean in the group, against one
+            threshold), or "own" of another tool.
         weights: "original" (as they are, the channels cut), "scaled" (the paper's ΛD(w)), "independent" (exact, on
             the statistics of the original), "sequential" (exact, in order, in the study's number of passes) or
             "by-layer" (exact, in order, one pass for each layer).
@@ -59,6 +61,10 @@ def _recipes() -> tuple[Recipe, ...]:
             "improved-independent", "independent, allocation by measured loss", "best", "measured", "independent"
         ),
         Recipe("improved", "ours, allocation by measured loss", "best", "measured", "sequential"),
+        Recipe(
+            "fisher-independent", "independent, allocation by Fisher information", "best", "fisher", "independent"
+        ),
+        Recipe("error-independent", "independent, allocation by held-out error", "best", "held-out", "independent"),
         Recipe("independent-recalibrated", "independent, recalibrated", "best", "loss", "independent", True),
     ]
     same = [

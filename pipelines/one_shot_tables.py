@@ -70,8 +70,8 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
     for title, figure, text in tables:
         lines += ["", f"## {title}", "", *_table(found, figure, text)]
         if title.startswith("Kullback") and "full-independent" in found["recipes"]:
-            cells = [_cells(found, "full-independent", sparsity) for sparsity in found["sparsities"]]
-            row = [_figure(one, lambda cell: 1000 * cell["predicted_divergence"], text) for one in cells]
+            ours = [_cells(found, "full-independent", sparsity) for sparsity in found["sparsities"]]
+            row = [_figure(one, lambda cell: 1000 * cell["predicted_divergence"], text) for one in ours]
             lines.append("| our counts: predicted by the allocation | " + " | ".join(row) + " |")
     lines += ["", "## Channels that stay", "", *_counts(found)]
     lines += ["", "## Seconds", "", *_seconds(found)]

@@ -29,7 +29,10 @@ from streamsparse.solve.problems import group_problem, layer_moments
 from streamsparse.store.statistics import Statistics
 
 REQUEST = one_shot.Request("lenet", images=600, test_images=300, fewer_test_images=200, stages=2)
-ROWS = [RECIPES[name] for name in ("paper", "refit", "full", "by-layer", "l2", "l2-refit", "l2-global", "bn-scale")]
+NAMES = (
+    "paper refit full by-layer l2 l2-refit l2-global bn-scale full-independent fisher-independent error-independent"
+)
+ROWS = [RECIPES[name] for name in NAMES.split()]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,9 @@ def test_refits_are_better_than_selections(kept: tuple[Path, dict[str, Any]]) ->
     assert cells["l2-refit"]["divergence"] < cells["l2"]["divergence"]
     assert cells["by-layer"]["divergence"] < cells["l2-refit"]["divergence"]
     assert cells["by-layer"]["divergence"] != cells["full"]["divergence"]  # two passes there
+    allocations = [cells[f"{name}-independent"] for name in ("full", "fisher", "error")]
+    assert len({tuple(cell["counts"].values()) for cell in allocations}) == 3
+    assert min(cell["pruned_accuracy"] for cell in allocations) > 0.9
     assert cells["l2"]["counts"] == cells["full"]["counts"] != cells["refit"]["counts"]
     assert cells["paper"]["counts"] == cells["refit"]["counts"]
     assert "bn-scale" in cells["bn-scale"]["why_not"]
