@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.one_shot_bench import SENSITIVITY_IMAGES, SETTINGS, Bench, fisher_losses
+from pipelines.one_shot_bench import SETTINGS, Bench, fisher_losses
 from pipelines.one_shot_recipes import NotComparableError, Recipe
 from pipelines.one_shot_weights import Wanted, point_of, weights_of, whole
 from streamsparse.improvement import improve
@@ -92,7 +92,7 @@ def _improved(bench: Bench, sparsity: float) -> dict[str, int]:
     if name not in bench.memory:
         found = improve(
             bench.run, bench.subjects.calibration, model=bench.subjects.model, budget=f"sparsity={sparsity}",
-            rounds=IMPROVE_ROUNDS, images=SENSITIVITY_IMAGES,
+            rounds=IMPROVE_ROUNDS,
         )  # fmt: skip
         bench.memory[name] = found.solution.plan.counts
     counts: dict[str, int] = bench.memory[name]

@@ -1,9 +1,11 @@
 """Improvement: move channels between groups while the loss of the whole cut network, measured, comes down.
 
-The sum over groups, each cut alone, predicts a mild cut well; where most channels go, the groups' errors meet. So
-look around the plan, with all the others cut as they are:
+The sum over groups, each cut alone, predicts a mild cut well; where most channels go, the groups' errors meet, and
+the sum of relative errors, which treats all layers alike, is as good a guide. So begin with the best of some plans
+between both, and look around it, with all the others cut as they are:
 
-    plan  k = (4, 4, 45, 19)     measured loss D(k)                                   one pass over the images
+    begin least Σ D_g¹⁻ˢ e_g ˢ    for s of BLENDS; D_g predicted loss, e_g held-out error  one pass for each
+    plan  k = (4, 4, 45, 19)     measured loss D(k)
     looks every group a step down and a step up, D(k − s), D(k + s)                   two passes per group
     fit   each group's predicted curve, scaled on either side to what was measured    no pass
     next  the budget spent anew by the fitted curves, no group beyond its looks       one pass: kept if D falls,
@@ -44,7 +46,12 @@ DEFAULT_ROUNDS = 8
 STEP = 0.3
 """Of a group's count, in the first round."""
 SMALLEST_STEP = 0.02
+BLENDS = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the held-out errors in the curves that further plans are begun from."""
 _WORTH = 1e-3  # of the loss: less is noise of the images
+_LEAST = 1e-12  # of losses and errors: round-off
+
+Curves = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Improved:
 
     Attributes:
         solution: committed; its plan has `measured_loss`.
-        losses: measured, of the plan that was begun with and of every better one after it, falling.
+        losses: measured, of the plan that `solve` makes and of every better one after it, falling.
         looks: networks that were measured; those that an earlier call left are not counted.
     """
 
@@ -84,7 +91,7 @@ def improve(
         budget: of parameters, MACs, bytes or latency, see `parse_budget`.
         model: the original; None builds it as the manifest says.
         constraints, settings: as for `solve`.
-        rounds: at most; it ends before when smaller steps do not help either.
+        rounds: at most, after the plans to begin from; it ends before when smaller steps do not help either.
         images: to measure on.
         batch_images: per forward pass.
         device: of the passes.
@@ -138,16 +145,20 @@ def _digest(fronts: Mapping[str, GroupFront], images: str, model: object) -> str
 
 def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -> tuple[PrunePlan, list[float]]:
     """The best plan that was found, and the losses on the way."""
-    counts, step = decision.plan().counts, STEP
-    losses = [bench.loss(counts)]
-    with reporting("improve", rounds, "rounds", on_event) as advance:
+    step, starts = STEP, _starts(decision)
+    losses: list[float] = []
+    with reporting("improve", rounds + len(starts), "rounds", on_event) as advance:
+        for candidate, drawn in starts:
+            loss = bench.loss(candidate)
+            if not losses or loss < losses[-1] * (1 - _WORTH):
+                counts, curves = candidate, drawn
+                losses.append(loss)
+            advance(1)
         for number in range(rounds):
             looks = _looks(counts, step, decision.allowed)
             found = dict(zip(looks, bench.around(counts, looks)[1], strict=True))
             within = _within(counts, looks)
-            fitted = {
-                name: _fitted(decision.losses[name], name, counts[name], losses[-1], found) for name in counts
-            }
+            fitted = {name: _fitted(curves[name], name, counts[name], losses[-1], found) for name in counts}
             candidate = decision.plan(losses=fitted, within=within).counts
             loss = bench.loss(candidate)
             better = loss < losses[-1] * (1 - _WORTH)
@@ -163,6 +174,26 @@ def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -
     plan = decision.plan(counts)
     on_event(Notice("improve", f"measured loss {losses[0]:.4g} → {losses[-1]:.4g}, {bench.looks} networks tried"))
     return replace(plan, measured_loss=losses[-1]), losses
+
+
+def _starts(decision: Decision) -> list[tuple[Counts, Curves]]:
+    """Distinct plans, that of `solve` first, each with the curves whose sum it makes least."""
+    starts: list[tuple[Counts, Curves]] = [(decision.plan().counts, decision.losses)]
+    for share in BLENDS:
+        curves = {
+            name: _blended(decision.losses[name], front.held_out, share) for name, front in decision.fronts.items()
+        }
+        counts = decision.plan(losses=curves).counts
+        if all(counts != other for other, _ in starts):
+            starts.append((counts, curves))
+    return starts
+
+
+def _blended(losses: np.ndarray, errors: np.ndarray, share: float) -> np.ndarray:
+    """A geometric mean by count, which no factor common to all groups changes; 0 for the whole group."""
+    curve = np.maximum(losses, _LEAST) ** (1 - share) * np.maximum(errors, _LEAST) ** share
+    curve[-1] = 0.0
+    return np.asarray(curve)
 
 
 def _looks(counts: Counts, step: float, allowed: Mapping[str, np.ndarray]) -> list[tuple[str, int]]:

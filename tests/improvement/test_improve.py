@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from streamsparse.errors import CorruptDataError, UsageError
 from streamsparse.events import Event, Notice
 from streamsparse.improvement import Improved, improve
 from streamsparse.improvement.bench import Bench
-from streamsparse.improvement.stage import _fitted, _looks
+from streamsparse.improvement.stage import _fitted, _looks, _starts
 from streamsparse.intake.captured import read_captured
 from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
 from streamsparse.sensitivity import measure_sensitivities
 from streamsparse.solve import Constraints, SolveSettings, find_fronts, kept_inputs, solve
+from streamsparse.solve.stage import decide
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.store import Run
 from streamsparse.store.solution import read_solution
@@ -111,6 +113,24 @@ def test_losses_are_those_of_really_cut_networks(finished: tuple[Path, Any], tmp
         supports = {name: bench.fronts[name].front.supports[k] for name, k in zip(names, counts, strict=True)}
         keep = {name: tuple(support.tolist()) for name, support in supports.items()}
         assert loss == pytest.approx(loss_by_surgery(run, kind, keep), rel=1e-4, abs=1e-9)
+
+
+def test_it_begins_with_the_best_of_several_plans(run: Run) -> None:
+    benches: list[Bench] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bench, "__post_init__", _noting(Bench.__post_init__, benches))
+        found = improved(run, rounds=1)
+    decision = decide(run, read_captured(run), BUDGET, Constraints(), QUICK)
+    starts = [counts for counts, _ in _starts(decision)]
+    measured = [benches[0].losses[tuple(counts[name] for name in sorted(counts))] for counts in starts]
+    assert len(starts) > 1
+    assert starts[0] == decision.plan().counts
+    assert found.losses[0] == measured[0]
+    assert found.losses[-1] <= min(measured)
+    for counts, curves in _starts(decision):
+        assert decision.plan(losses=curves).counts == counts
+    without = replace(decision, losses={name: front.held_out for name, front in decision.fronts.items()})
+    assert len(_starts(without)) == 1  # nothing to blend
 
 
 def _noting(original: Any, benches: list[Bench]) -> Any:
