@@ -40,8 +40,9 @@ def improve(
     """Solve for a budget, then move channels between groups while the measured loss of the cut network comes down.
 
     `solve` predicts a network's loss by the sum over its groups, each cut alone. Where most channels go that is
-    coarse: here every group is tried a step smaller and a step larger while all others are cut, on images without
-    labels, and the budget is spent anew by what was seen. A round costs two passes over the images for each group
+    coarse: here the best of five allocations, from that sum to the sum of held-out errors, is measured on images
+    without labels; then every group is tried a step smaller and a step larger while all others are cut, and the
+    budget is spent anew by what was seen. A round costs two passes over the images for each group
     and one refit of each layer; weights come from the statistics, nothing is captured again.
 
     Worth it where most channels go: on LeNet a divergence lower by 18 to 25 % at 90 to 97 % sparsity. Measure on
