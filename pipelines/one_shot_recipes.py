@@ -54,8 +54,8 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("recalibrated", "+ BatchNorm recalibration", "entropic", "error", "sequential", True),
         Recipe("allocated", "+ allocation by predicted loss", "entropic", "loss", "sequential", True),
         Recipe("full-recalibrated", "+ best channels of all methods", "best", "loss", "sequential", True),
-        Recipe("full", "ours: best channels, allocation by predicted loss, in order", "best", "loss", "sequential"),
-        Recipe("by-layer", "the same, in order with one pass per layer", "best", "loss", "by-layer"),
+        Recipe("full", "best channels, allocation by predicted loss, in order", "best", "loss", "sequential"),
+        Recipe("by-layer", "ours: the same, one pass of the refit per layer", "best", "loss", "by-layer"),
         Recipe("full-independent", "the same, not in order", "best", "loss", "independent"),
         Recipe(
             "improved-independent", "independent, allocation by measured loss", "best", "measured", "independent"
