@@ -122,9 +122,10 @@ def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
         f"Accuracy on {data['test']:,} test images.{on_paper} One-shot: {settings.images:,} training images "
         "without their labels, channels chosen in the layers named, weights refitted in order, nothing trained. "
         f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {data['training']:,} images; "
-        "the paper's with its number of epochs where the text tells. A tuned network has been trained longer than its "
-        "original: to be above it does not show that pruning improves a network. Scratch: the same architecture from "
-        "fresh weights. Local: of the parameters of the layers named. Faster: measured seconds before over after, for "
+        "the paper's with its number of epochs where the text tells. A tuned network has been trained longer than "
+        "its original: to be above it does not show that pruning improves a network. Scratch: the same "
+        "architecture from fresh weights. Local: of the parameters of the layers named. Faster: measured seconds "
+        "before over after, for "
         f"{' and '.join(summary['models'][0]['speed_up'])} images at once on {settings.device}. The paper's counts "
         "of channels (its table 3) are lost in the text at hand: the cuts meet its sparsities instead.",
         "",
