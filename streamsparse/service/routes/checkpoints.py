@@ -35,13 +35,18 @@ from streamsparse.write.description import CONFIG_FILE, Description
 router = APIRouter(prefix="/api/v1/runs/{run}/checkpoints", tags=["checkpoints"])
 
 SIGNED_SECONDS = 900
-_BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_SENT: dict[int | str, Any] = {
-    200: {"content": _BINARY, "description": "All of it."},
-    206: {"content": _BINARY, "description": "The range that was asked for."},
-    304: {"description": "The client has it already."},
-    307: {"description": "A signed URL of the object store, where ROOT is in a bucket."},
-}
+FILE_TYPE, ARCHIVE_TYPE = "application/octet-stream", "application/x-tar"
+
+
+def _sent(media_type: str) -> dict[int | str, Any]:
+    """What a download answers."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        200: {"content": content, "description": "All of it."},
+        206: {"content": content, "description": "The range that was asked for."},
+        304: {"description": "The client has it already."},
+        307: {"description": "A signed URL of the object store, where ROOT is in a bucket."},
+    }
 
 
 @router.get("", summary="List checkpoints", responses=problems())
@@ -90,7 +95,7 @@ def show_checkpoint(run: RunName, name: CheckpointName, service: Services, _: Re
 
 
 @router.get("/{name}/files/{file}", summary="Download a file", response_class=Response,
-            responses={**_SENT, **problems(416)})  # fmt: skip
+            responses={**_sent(FILE_TYPE), **problems(416)})  # fmt: skip
 def download_file(
     run: RunName, name: CheckpointName, file: FileName, request: Request, service: Services, _: Reader
 ) -> Response:
@@ -105,14 +110,14 @@ def download_file(
         opened.close()
         raise
     download = Download(
-        name=file, size=opened.size, sha256=digest, media_type="application/octet-stream",
+        name=file, size=opened.size, sha256=digest, media_type=FILE_TYPE,
         open=partial(FileView, opened), close=opened.close,
     )  # fmt: skip
     return respond(request, download)
 
 
 @router.get("/{name}/archive", summary="Download all files as a tar", response_class=Response,
-            responses={**_SENT, **problems(409, 416)})  # fmt: skip
+            responses={**_sent(ARCHIVE_TYPE), **problems(409, 416)})  # fmt: skip
 def download_archive(
     run: RunName, name: CheckpointName, request: Request, service: Services, _: Reader
 ) -> Response:
@@ -127,7 +132,7 @@ def download_archive(
         digest = service.digests.of_tar(files)
         close = stack.pop_all().close
     view = TarView(files)
-    download = Download(f"{run}-{name}.tar", view.size, digest, "application/x-tar", lambda: view, close)
+    download = Download(f"{run}-{name}.tar", view.size, digest, ARCHIVE_TYPE, lambda: view, close)
     return respond(request, download)
 
 
