@@ -128,7 +128,7 @@ def fisher_losses(bench: Bench) -> dict[str, np.ndarray]:
     if "fisher" not in bench.memory:
         measured = measure_sensitivities(
             _beside(bench.run, "fisher"), bench.subjects.calibration, model=bench.subjects.model,
-            images=SENSITIVITY_IMAGES, by="fisher",
+            fronts=bench.fronts, images=SENSITIVITY_IMAGES, by="fisher",
         )  # fmt: skip
         bench.memory["fisher"] = predicted_losses(bench.fronts, measured)
     found: dict[str, np.ndarray] = bench.memory["fisher"]

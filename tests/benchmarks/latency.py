@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from pipelines.networks import Resnet18, Vgg16
-from streamsparse.intake.captured import original_model, read_captured
+from streamsparse.intake.captured import read_captured
 from streamsparse.kernels.costs import CostModel
 from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.network import find_groups, prune
@@ -38,6 +38,7 @@ from streamsparse.types import ChannelGraph
 from tests.benchmarks.machine import about
 
 RESULTS = Path(__file__).parent / "results"
+NETWORKS = (("VGG-16", Vgg16), ("ResNet-18", Resnet18))
 BATCHES = (1, 32)
 UNIFORM = (0.75, 0.5, 0.25)
 DRAWN = 5  # architectures
@@ -77,9 +78,9 @@ class Row:
 def subjects(solved: list[Path]) -> Iterator[Subject]:
     """Both networks, then those of the runs."""
     example = torch.rand(1, 3, 32, 32)
-    for name, constructor in (("VGG-16", Vgg16), ("ResNet-18", Resnet18)):
+    for name, make in NETWORKS:
         torch.manual_seed(0)
-        model = constructor().eval()
+        model = make().eval()
         graph = find_groups(model, example)
         yield Subject(name, model, graph, cost_model(model, graph, example), example)
     for path in solved:
@@ -88,9 +89,13 @@ def subjects(solved: list[Path]) -> Iterator[Subject]:
         fronts = committed_fronts(run, captured, SolveSettings(), Constraints())
         if fronts is None:
             sys.exit(f"{path.name} has no fronts: run `streamsparse solve` on it first")
-        model = original_model(run).eval()
-        name = f"{type(model).__name__}, trained"
-        yield Subject(name, model, captured.graph, captured.costs, example, run, fronts)
+        found = [
+            (name, make) for name, make in NETWORKS if captured.manifest["model"]["class"].endswith(make.__name__)
+        ]
+        if not found:
+            sys.exit(f"{path.name} is of another network: expected {' or '.join(name for name, _ in NETWORKS)}")
+        name, make = found[0]
+        yield Subject(name, make().eval(), captured.graph, captured.costs, example, run, fronts)
 
 
 def architectures(subject: Subject, latencies: LatencyModel) -> Iterator[tuple[str, dict[str, int]]]:
