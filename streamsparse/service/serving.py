@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import uvicorn
@@ -37,7 +38,7 @@ class Server(uvicorn.Server):
                 backlog=_BACKLOG,
             )
         )
-        self._socket = _bound(settings)
+        self._app, self._socket = app, _bound(settings)
 
     @property
     def url(self) -> str:
@@ -47,6 +48,9 @@ class Server(uvicorn.Server):
 
     def serve_forever(self) -> None:
         """Answer until a signal, or `should_exit`."""
+        self._app.openapi()  # FastAPI works out its routes when they are first looked at
+        gc.collect()
+        gc.freeze()  # a full collection walks all that torch and Dask imported: 0.2 s in the middle of a request
         self.run(sockets=[self._socket])
 
 

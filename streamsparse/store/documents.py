@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from zarr.abc.store import Store
+from zarr.abc.store import Store, SupportsGetSync
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -35,7 +35,10 @@ class Documents:
     def read(self, key: str) -> bytes | None:
         """The bytes at `key`, or None."""
         with storage_errors(key):
-            value = sync(self._store.get(key, self._prototype))
+            if isinstance(self._store, SupportsGetSync):  # a local file is read sooner than the event loop wakes
+                value = self._store.get_sync(key, prototype=self._prototype)
+            else:
+                value = sync(self._store.get(key, self._prototype))
         return None if value is None else value.to_bytes()
 
     def write(self, key: str, data: bytes) -> None:

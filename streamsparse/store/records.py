@@ -9,7 +9,9 @@ worker behind a broken network) can at worst put back an older whole record, nev
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from uuid import uuid4
 import numpy as np
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from streamsparse.errors import CorruptDataError
 from streamsparse.store import layout
@@ -105,7 +109,8 @@ class Draft:
         documents = Documents(self.store)
         key = f"{self.key}/{layout.RECORD}"
         names = sorted(names)
-        found = at_once(self.store, lambda name: _digest(documents, f"{self.key}/{self.generation}/{name}"), names)
+        path = f"{self.key}/{self.generation}"
+        found = at_once(self.store, lambda name: _sha256(documents.read(f"{path}/{name}/zarr.json") or b""), names)
         metadata = dict(zip(names, found, strict=True))
         document = {**description, "arrays": names, "metadata": metadata, "generation": self.generation}
         documents.write_json(key, document)
@@ -149,8 +154,8 @@ class Records:
         if description is None:
             return None
         names = _names(description, key)
-        found = at_once(self._store, lambda name: self.array(key, description, name), names)
-        arrays = dict(zip(names, found, strict=True))
+        found = at_once(self._store, lambda name: self._metadata(key, description, name), names)
+        arrays = sync(self._values(key, description, dict(zip(names, found, strict=True))))
         return Record({name: value for name, value in description.items() if name not in _OWN}, arrays)
 
     def array(self, key: str, description: dict[str, Any], name: str, part: int | None = None) -> np.ndarray:
@@ -159,36 +164,44 @@ class Records:
         Raises:
             CorruptDataError: a chunk is missing or fails its checksum.
         """
-        where = f"{key}/{name}"
-        path = f"{key}/{description.get('generation')}/{name}"
+        metadata = {name: self._metadata(key, description, name)}
+        return sync(self._values(key, description, metadata, ... if part is None else part))[name]
+
+    def _metadata(self, key: str, description: dict[str, Any], name: str) -> dict[str, Any]:
+        """What zarr says of an array of the record; a checksum covers bytes, not what is made of them."""
         expected = (description.get("metadata") or {}).get(name)
-        if _digest(self._documents, path) != expected:  # a checksum covers bytes, not what zarr.json makes of them
+        found = self._documents.read(f"{key}/{description.get('generation')}/{name}/zarr.json")
+        if found is None or _sha256(found) != expected:
             raise CorruptDataError(
                 "The metadata of an array is missing or damaged.", expected=f"zarr.json with SHA-256 {expected}",
-                got="another, or none", where=where, remedy=_REMEDY,
+                got="another, or none", where=f"{key}/{name}", remedy=_REMEDY,
             )  # fmt: skip
-        with storage_errors(where):
-            try:
-                array = zarr.open_array(self._store, path=path, mode="r")
-            except FileNotFoundError as error:
-                raise _missing(where) from error
-            except (KeyError, TypeError) as error:  # metadata that is JSON, but not an array's
-                raise CorruptDataError(
-                    "The metadata of an array is damaged.", got=repr(error), where=where, remedy=_REMEDY
-                ) from error
-            values = np.asarray(array[...] if part is None else array[part])
-            # after reading: a chunk that somebody deletes meanwhile is read as zeros
-            if array.nchunks_initialized < array.nchunks:
-                raise _missing(where)
-            return values
+        return dict(json.loads(found))
+
+    async def _values(
+        self, key: str, description: dict[str, Any], metadata: Mapping[str, dict[str, Any]], region: Any = ...
+    ) -> dict[str, np.ndarray]:
+        """Arrays by name, all on their way at the same time."""
+
+        async def read(name: str) -> np.ndarray:
+            where = f"{key}/{name}"
+            with storage_errors(where):
+                path = StorePath(self._store, f"{key}/{description['generation']}/{name}")
+                array = zarr.AsyncArray.from_dict(path, metadata[name])
+                values = np.asarray(await array.getitem(region))
+                # after reading: a chunk that somebody deletes meanwhile is read as zeros
+                if await array.nchunks_initialized() < array.nchunks:
+                    raise _missing(where)
+                return values
+
+        return dict(zip(metadata, await asyncio.gather(*map(read, metadata)), strict=True))
 
 
 _OWN = ("arrays", "metadata", "generation")
 
 
-def _digest(documents: Documents, path: str) -> str:
-    """SHA-256 of an array's metadata document."""
-    return hashlib.sha256(documents.read(f"{path}/zarr.json") or b"").hexdigest()
+def _sha256(metadata: bytes) -> str:
+    return hashlib.sha256(metadata).hexdigest()
 
 
 def _names(description: dict[str, Any], key: str) -> list[str]:

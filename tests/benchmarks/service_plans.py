@@ -2,8 +2,9 @@
 
     POST /api/v1/runs/{run}/plan    wall time by the client, CPU time by the server's process, machine's load
 
-The first plan of a run loads its fronts, and stands apart. Budgets are of parameters, MACs and bytes, in turn with
-and without rounding and a least number of channels; a budget that cannot be met is an answer like any other.
+The first plan of a run loads its fronts, and stands apart: that of fresh services, one after the other. Budgets
+are of parameters, MACs and bytes, in turn with and without rounding and a least number of channels; a budget that
+cannot be met is an answer like any other.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ def budgets(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def first_plan_ms(url: str, run: Path) -> float:
+    """Wall time of the first plan that a service is asked for; it has answered a health check before."""
+    with httpx.Client(base_url=url, timeout=600) as http:
+        http.get("/healthz").raise_for_status()
+        started = time.perf_counter()
+        http.post(f"/api/v1/runs/{run.name}/plan", json={"budget": "params=0.5"}).raise_for_status()
+        return 1000 * (time.perf_counter() - started)
+
+
 def plans(process: subprocess.Popen[str], url: str, run: Path, count: int) -> dict[str, Any]:
     """Figures of one run that the service knows by its directory's name."""
     opened = Run.at(run)
@@ -42,9 +52,7 @@ def plans(process: subprocess.Popen[str], url: str, run: Path, count: int) -> di
     server, path = psutil.Process(process.pid), f"/api/v1/runs/{run.name}/plan"
     walls, statuses, processor = [], [], 0.0
     with httpx.Client(base_url=url, timeout=600) as http:
-        started = time.perf_counter()
         http.post(path, json={"budget": "params=0.5"}).raise_for_status()
-        first = time.perf_counter() - started
         for asked in budgets(count):
             before, started = _processor_seconds(server), time.perf_counter()
             statuses.append(http.post(path, json=asked).status_code)
@@ -54,21 +62,20 @@ def plans(process: subprocess.Popen[str], url: str, run: Path, count: int) -> di
     return {
         "model": manifest["model"]["spec"] or manifest["model"]["class"],
         "groups": len(opened.documents.names("solution/fronts")),
-        "plans": statuses.count(200), "not_met": statuses.count(422), "first_ms": 1000 * first,
-        "wall_ms": _spread(walls), "processor_ms": processor / count,
-        "load_1_minute": round(os.getloadavg()[0], 2),
+        "plans": statuses.count(200), "not_met": statuses.count(422), "wall_ms": _spread(walls),
+        "processor_ms": processor / count, "load_1_minute": round(os.getloadavg()[0], 2),
     }  # fmt: skip
 
 
 def told(found: Sequence[dict[str, Any]]) -> list[str]:
     """A table to read."""
-    lines = ["| model | groups | plans | wall p50, p99, most (ms) | CPU, mean (ms) | first (ms) | load |"]
+    lines = ["| model | groups | plans | wall p50, p99, most (ms) | CPU, mean (ms) | first plans (ms) | load |"]
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for one in found:
-        wall = one["wall_ms"]
+        wall, first = one["wall_ms"], sorted(one["first_ms"])
         lines.append(
             f"| {one['model']} | {one['groups']} | {one['plans']} | {wall['p50']:.0f}, {wall['p99']:.0f}, "
-            f"{wall['most']:.0f} | {one['processor_ms']:.0f} | {one['first_ms']:.0f} | "
+            f"{wall['most']:.0f} | {one['processor_ms']:.0f} | {first[0]:.0f} to {first[-1]:.0f} | "
             f"{one['load_1_minute']} |"
         )
     return lines
