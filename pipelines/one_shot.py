@@ -204,7 +204,8 @@ def main() -> None:
     text = page(found, about, f"{command} --write pipelines/results")
     print(text)
     if arguments.write is not None:
-        write_page(arguments.write, f"one_shot_{request.network}", text, {"about": about, **found})
+        name = f"one_shot_{request.network}" + (f"_{arguments.seeds}_seeds" if arguments.seeds > 1 else "")
+        write_page(arguments.write, name, text, {"about": about, **found})
     if arguments.json:
         print(json.dumps(found))
 
@@ -224,7 +225,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, help="torch's; all cores if left out")
     parser.add_argument("--run", type=Path, help="keep everything here, and go on from what is there")
-    parser.add_argument("--write", type=Path, help="write one_shot_NETWORK.md and .json into this directory")
+    parser.add_argument(
+        "--write", type=Path, help="write one_shot_NETWORK[_N_seeds].md and .json into this directory"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     return parser.parse_args()
 
