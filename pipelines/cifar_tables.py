@@ -62,6 +62,16 @@ def _row(model: dict[str, Any], cut: Cut) -> tuple[str, ...]:
     )
 
 
+def filled(rows: Rows) -> Rows:
+    """The rows, headings first, without columns that say nothing; ours stays where the paper's beside it speaks."""
+    kept: list[int] = []
+    for place in reversed(range(len(rows[0]))):
+        says = any(row[place] != "–" for row in rows[1:])
+        if says or (place + 1 in kept and rows[0][place + 1].startswith("paper")):
+            kept.append(place)
+    return [tuple(row[place] for place in reversed(kept)) for row in rows]
+
+
 def epoch_rows(summary: dict[str, Any], request: Request) -> Rows:
     """Accuracy by epoch, a heading row first: fine-tuned and from scratch, and the paper's (tables 5 and 6)."""
     curves: dict[str, dict[int, float]] = {}
@@ -86,7 +96,8 @@ def print_summary(summary: dict[str, Any], request: Request) -> None:
     columns = ("network", "sparsity", "one-shot", "paper's one-shot", "tuned", "paper's tuned", "scratch", "faster")
     places = (0, 2, 6, 7, 8, 9, 10, 11)
     rows = [tuple(row[place] for place in places) for row in comparison_rows(summary, request)]
-    print_table(title, {name: "right" if name != "network" else "left" for name in columns}, rows)
+    headings, *rows = filled([columns, *rows])
+    print_table(title, {name: "right" if name != "network" else "left" for name in headings}, rows)
     if (by_epoch := epoch_rows(summary, request)) and len(by_epoch[0]) < 14:
         print_table("Accuracy by epoch", dict.fromkeys(by_epoch[0], "right"), by_epoch[1:])
     say("Seconds by stage: " + _seconds(summary))
@@ -117,7 +128,7 @@ def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
     lines = [
         f"# {request.network.title} on {data['name']}: the paper's cuts, and further",
         "",
-        *_table([HEADINGS, *comparison_rows(summary, request)]),
+        *_table(filled([HEADINGS, *comparison_rows(summary, request)])),
         "",
         f"Accuracy on {data['test']:,} test images.{on_paper} One-shot: {settings.images:,} training images "
         "without their labels, channels chosen in the layers named, weights refitted in order, nothing trained. "

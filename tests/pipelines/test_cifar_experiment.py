@@ -17,7 +17,7 @@ import pipelines.cifar_command as options
 import pipelines.cifar_stages as stages
 import pipelines.cifar_tuning as tuning
 from pipelines.cifar_experiment import chosen_cuts
-from pipelines.cifar_tables import comparison_rows, epoch_rows
+from pipelines.cifar_tables import comparison_rows, epoch_rows, filled
 from streamsparse.capture import calibration_images
 from streamsparse.errors import UsageError
 from streamsparse.intake.data import open_data
@@ -176,3 +176,16 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     assert 0.3 <= model["sparsity"] < 0.8  # of random weights some channels are worth nothing
     assert found["baseline"]["origin"] == "weights from tiny.safetensors"
     assert found["seconds"]["fine_tune"] == found["seconds"]["from_scratch"] == 0
+
+
+def test_columns_that_say_nothing_are_left_out_and_ours_stays_beside_the_papers() -> None:
+    rows = [
+        ("network", "one-shot", "paper", "tuned", "paper", "faster"),
+        ("original", "–", "95 %", "–", "–", "–"),
+        ("small", "–", "–", "–", "–", "2×"),
+    ]
+    assert filled(rows) == [
+        ("network", "one-shot", "paper", "faster"),
+        ("original", "–", "95 %", "–"),
+        ("small", "–", "–", "2×"),
+    ]
