@@ -51,7 +51,10 @@ class Server(uvicorn.Server):
         self._app.openapi()  # FastAPI works out its routes when they are first looked at
         gc.collect()
         gc.freeze()  # a full collection walks all that torch and Dask imported: 0.2 s in the middle of a request
-        self.run(sockets=[self._socket])
+        try:
+            self.run(sockets=[self._socket])
+        finally:
+            gc.unfreeze()
 
 
 def _bound(settings: Settings) -> socket.socket:
