@@ -44,7 +44,9 @@ COUNTS = Annotated[
 ]
 IMAGES = Annotated[int, typer.Option(min=10, help="Calibration images, without labels.")]
 UNSEEN = Annotated[int, typer.Option(min=10, help="Further images that losses of cut networks are measured on.")]
-ROUNDS = Annotated[int, typer.Option(min=1, help="Rounds of moving channels between layers.")]
+ROUNDS = Annotated[
+    int, typer.Option(min=0, help="Rounds of moving channels between layers; 0: as the predicted losses have it.")
+]
 STAGES = Annotated[
     int | None, typer.Option(min=1, help="Passes of the refit in order.", show_default="one per layer")
 ]

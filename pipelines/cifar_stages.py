@@ -44,7 +44,7 @@ class Settings:
     Attributes:
         images: of the calibration sample; seed: of the sample and of every training.
         unseen_images: other training images, on which losses of cut networks are measured.
-        rounds: of `improve`.
+        rounds: of `improve`; 0 for the plan of least predicted loss.
         stages: passes of the refit in order; None for one per layer.
         training, tuning: recipes; a tuning of None is left out.
         teacher_share: of the original's teaching in the loss of its pruned versions while they are tuned, 0 to 1.
@@ -162,11 +162,15 @@ def _choose(bench: Bench, cut: Cut, on_event: OnEvent) -> tuple[float, ...]:
         with bench.timed("solve"):
             solve(run, channels=cut.counts, on_event=on_event)
         return ()
+    budget, constraints = f"sparsity={cut.sparsity}", constraints_of(read_captured(run).graph, cut)
+    if not settings.rounds:
+        with bench.timed("solve"):
+            solve(run, budget=budget, constraints=constraints, on_event=on_event)
+        return ()
     with bench.timed("improve"):
         return improve(
-            run, bench.pictures.calibration, budget=f"sparsity={cut.sparsity}", model=bench.original.model,
-            constraints=constraints_of(read_captured(run).graph, cut), rounds=settings.rounds,
-            images=settings.unseen_images, device=settings.device, on_event=on_event,
+            run, bench.pictures.calibration, budget=budget, model=bench.original.model, constraints=constraints,
+            rounds=settings.rounds, images=settings.unseen_images, device=settings.device, on_event=on_event,
         ).losses  # fmt: skip
 
 

@@ -162,14 +162,14 @@ def test_the_small_data_are_what_streamsparse_reads(tmp_path: Path) -> None:
 def test_nothing_is_trained_where_nothing_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights from a file, no fine-tuning, one free sparsity: only the original's weights are read."""
+    """Weights from a file, one free sparsity as predicted, no fine-tuning: only the original's weights are read."""
     root, weights = write_cifar(tmp_path / "data"), tmp_path / "tiny.safetensors"
     torch.manual_seed(0)
     save_file(Tiny().state_dict(), weights)
     monkeypatch.setattr("pipelines.training._train", None)
-    found = typed(
-        capsys, data_root=root, weights=weights, sparsity=[0.3], fine_tune_epochs=0, from_scratch=0, images=60
-    )
+    monkeypatch.setattr(stages, "improve", None)
+    nothing: dict[str, Any] = {"rounds": 0, "fine_tune_epochs": 0, "from_scratch": 0}
+    found = typed(capsys, data_root=root, weights=weights, sparsity=[0.3], images=60, **nothing)
     (model,) = found["models"]
     assert model["accuracy_fine_tuned"] is None
     assert model["checkpoint"] is None  # without --run nothing is kept
