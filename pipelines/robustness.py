@@ -218,7 +218,7 @@ def main(
     print_table(f"{network} under attack", dict.fromkeys(heading, "right"), rows)
     if write is not None:
         parts = ["uv", "run", "python", "-m", "pipelines.robustness", "--network", network, "--dataset", dataset]
-        parts += ["--images", str(images), "--steps", str(steps), "--seed", str(seed), "--run", run.name]
+        parts += ["--images", str(images), "--steps", str(steps), "--seed", str(seed), "--run", f"runs/{run.name}"]
         parts += [part for value in epsilon or () for part in ("--epsilon", f"{value:g}")]
         write_page(write, f"robustness_{network}", page(summary, shlex.join(parts)), summary)
     if as_json:
