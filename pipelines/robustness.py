@@ -176,13 +176,15 @@ def fresh(network: str, classes: int) -> nn.Module:
     return NETWORKS[network].fresh(classes) if network in NETWORKS else LeNet()
 
 
-def test_images(network: str, dataset: str, data_root: Path | None, images: int) -> tuple[Labelled, Any]:
-    """The first so many test images, normalised, and mean and deviation that undo it."""
+def test_images(network: str, dataset: str, data_root: Path | None, images: int) -> tuple[Labelled, Any, str]:
+    """The first so many test images, normalised; mean and deviation that undo it; network and data in words."""
     if network == "lenet":
         pixels, labels = mnist.test().tensors()
-        return (pixels[:images], labels[:images]), NORMALISATION["mnist"]
-    pixels, labels = open_pictures(dataset, data_root).test
-    return (pixels[:images], labels[:images]), NORMALISATION.get(dataset, (ELSEWHERE.mean, ELSEWHERE.std))
+        return (pixels[:images], labels[:images]), NORMALISATION["mnist"], "LeNet on MNIST"
+    pictures = open_pictures(dataset, data_root)
+    pixels, labels = pictures.test
+    scale = NORMALISATION.get(dataset, (ELSEWHERE.mean, ELSEWHERE.std))
+    return (pixels[:images], labels[:images]), scale, f"{NETWORKS[network].title} on {pictures.title}"
 
 
 def main(
@@ -207,18 +209,18 @@ def main(
     with command(as_json) as bars:
         if network not in RECIPE_OF:
             raise UsageError("There is no such network.", expected=", ".join(RECIPE_OF), got=network)
-        test, scale = test_images(network, dataset, data_root, images)
+        test, scale, title = test_images(network, dataset, data_root, images)
         attacks = attacks_of(epsilon or EPSILONS[network], steps, step_size, seed)
         models = fought(contest_of(network, dataset, run, test, scale, attacks, device), bars)
     step = "2.5 ε / steps" if step_size is None else f"{step_size:g}"
-    summary = {"network": network, "dataset": "mnist" if network == "lenet" else dataset, "images": len(test[1]),
-               "steps": steps, "step": step, "device": device, "baseline": models[0], "models": models,
-               "seconds": {"attack": perf_counter() - started}}  # fmt: skip
+    summary = {"network": network, "title": title, "dataset": "mnist" if network == "lenet" else dataset,
+               "images": len(test[1]), "steps": steps, "step": step, "device": device, "baseline": models[0],
+               "models": models, "seconds": {"attack": perf_counter() - started}}  # fmt: skip
     heading, *rows = rows_of(models)
-    print_table(f"{network} under attack", dict.fromkeys(heading, "right"), rows)
+    print_table(f"{title} under attack", dict.fromkeys(heading, "right"), rows)
     if write is not None:
         parts = ["uv", "run", "python", "-m", "pipelines.robustness", "--network", network, "--dataset", dataset]
-        parts += ["--images", str(images), "--steps", str(steps), "--seed", str(seed), "--run", f"runs/{run.name}"]
+        parts += ["--images", str(images), "--steps", str(steps), "--seed", str(seed), "--run", "RUN"]
         parts += [part for value in epsilon or () for part in ("--epsilon", f"{value:g}")]
         write_page(write, f"robustness_{network}", page(summary, shlex.join(parts)), summary)
     if as_json:

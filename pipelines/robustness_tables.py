@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from pipelines.cifar_tables import machine
 from pipelines.lenet_tables import environment, percent
-
-TITLES: Final = {
-    "lenet": "LeNet", "vgg16": "VGG-16", "resnet18": "ResNet-18", "mnist": "MNIST",
-    "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
-}  # fmt: skip
 
 
 def rows_of(models: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -30,9 +25,8 @@ def page(summary: dict[str, Any], typed: str) -> str:
     """The table, with what it takes to repeat it."""
     about, rows = environment(), rows_of(summary["models"])
     rows.insert(1, ("---", *("---:",) * (len(rows[0]) - 1)))
-    network, dataset = (TITLES.get(summary[what], summary[what]) for what in ("network", "dataset"))
     lines = [
-        f"# Robustness of {network} on {dataset}, by sparsity",
+        f"# Robustness of {summary['title']}, by sparsity",
         "",
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
