@@ -124,21 +124,13 @@ def print_plan(plan: dict[str, Any]) -> None:
 def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
     """The comparison as a page, with what it takes to repeat it."""
     about, settings, data = environment(), request.settings, summary["data"]
-    on_paper = "" if request.dataset == "cifar10" else " The paper's figures are for CIFAR-10."
+    comparison = filled([HEADINGS, *comparison_rows(summary, request)])
     lines = [
         f"# {request.network.title} on {data['name']}: the paper's cuts, and further",
         "",
-        *_table(filled([HEADINGS, *comparison_rows(summary, request)])),
+        *_table(comparison),
         "",
-        f"Accuracy on {data['test']:,} test images.{on_paper} One-shot: {settings.images:,} training images "
-        "without their labels, channels chosen in the layers named, weights refitted in order, nothing trained. "
-        f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {data['training']:,} images; "
-        "the paper's with its number of epochs where the text tells. A tuned network has been trained longer than "
-        "its original: to be above it does not show that pruning improves a network. Scratch: the same "
-        "architecture from fresh weights. Local: of the parameters of the layers named. Faster: measured seconds "
-        "before over after, for "
-        f"{' and '.join(summary['models'][0]['speed_up'])} images at once on {settings.device}. The paper's counts "
-        "of channels (its table 3) are lost in the text at hand: the cuts meet its sparsities instead.",
+        _legend(summary, request, comparison[0]),
         "",
         f"Original: {summary['baseline']['origin']}.",
         "",
@@ -153,6 +145,29 @@ def markdown_page(summary: dict[str, Any], request: Request, typed: str) -> str:
         f"    {typed}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _legend(summary: dict[str, Any], request: Request, columns: Sequence[str]) -> str:
+    """What the columns that are there mean."""
+    settings, data = request.settings, summary["data"]
+    images = " and ".join(summary["models"][0]["speed_up"])
+    sentences = {
+        "one-shot": f"One-shot: {settings.images:,} training images without their labels, channels chosen in the "
+        "layers named, weights refitted in order, nothing trained.",
+        "tuned": f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {data['training']:,} "
+        "images; the paper's with its number of epochs where the text tells. A tuned network has been trained "
+        "longer than its original: to be above it does not show that pruning improves a network.",
+        "scratch": "Scratch: the same architecture from fresh weights.",
+        "local": "Local: of the parameters of the layers named.",
+        "faster": f"Faster: measured seconds before over after, for {images} images at once on {settings.device}.",
+        "paper": "The paper's counts of channels (its table 3) are lost in the text at hand: the cuts meet its "
+        "sparsities instead.",
+    }
+    shown = set(columns) if any(cut.printed for cut in request.cuts) else set(columns) - {"paper"}
+    said = [f"Accuracy on {data['test']:,} test images."]
+    if "paper" in columns and request.dataset != "cifar10":
+        said.append("The paper's figures are for CIFAR-10.")
+    return " ".join(said + [sentence for column, sentence in sentences.items() if column in shown])
 
 
 def write_results(directory: Path, name: str, summary: dict[str, Any], request: Request, typed: str) -> None:

@@ -88,6 +88,8 @@ def _pages_hold_everything(results: Path, found: dict[str, Any], made: options.O
     assert "| 91.00 % |" in text
     assert "92.00 % (1), 93.00 % (20)" in text
     assert "1.25×" in text
+    for column in ("One-shot: 120", "Tuned: 2 epochs", "Scratch: ", "Local: ", "Faster: ", "(its table 3)"):
+        assert column in text
     kept = json.loads(record.read_text())
     assert "--epochs 3 --fine-tune-epochs 2" in kept["command"]
     assert str(results.parent) not in text + record.read_text()
@@ -168,7 +170,9 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     save_file(Tiny().state_dict(), weights)
     monkeypatch.setattr("pipelines.training._train", None)
     monkeypatch.setattr(stages, "improve", None)
-    nothing: dict[str, Any] = {"rounds": 0, "fine_tune_epochs": 0, "from_scratch": 0}
+    nothing: dict[str, Any] = {
+        "rounds": 0, "fine_tune_epochs": 0, "from_scratch": 0, "write": tmp_path / "results",
+    }  # fmt: skip
     found = typed(capsys, data_root=root, weights=weights, sparsity=[0.3], images=60, **nothing)
     (model,) = found["models"]
     assert model["accuracy_fine_tuned"] is None
@@ -176,6 +180,10 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     assert 0.3 <= model["sparsity"] < 0.8  # of random weights some channels are worth nothing
     assert found["baseline"]["origin"] == "weights from tiny.safetensors"
     assert found["seconds"]["fine_tune"] == found["seconds"]["from_scratch"] == 0
+    page = (tmp_path / "results" / "tiny_cifar10.md").read_text()
+    assert "One-shot: 60 training" in page
+    for left_out in ("Tuned: ", "Scratch: ", "Local: ", "(its table 3)"):
+        assert left_out not in page
 
 
 def test_columns_that_say_nothing_are_left_out_and_ours_stays_beside_the_papers() -> None:
