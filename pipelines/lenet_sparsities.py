@@ -34,7 +34,7 @@ from streamsparse.solve import SolveSettings, find_fronts
 from streamsparse.store import Run
 
 SPARSITIES: Final = (0.8, 0.9, 0.95, 0.97)
-UNSEEN_IMAGES: Final = 1000  # of the embedded ones: the capture leaves them for measuring
+UNSEEN_IMAGES: Final = 8000  # of the embedded ones: the capture leaves them for measuring
 Rows = list[tuple[str, ...]]
 
 

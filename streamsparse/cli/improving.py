@@ -45,9 +45,10 @@ def improve(
     budget is spent anew by what was seen. A round costs two passes over the images for each group
     and one refit of each layer; weights come from the statistics, nothing is captured again.
 
-    Worth it where most channels go: on LeNet a divergence lower by 18 to 25 % at 90 to 97 % sparsity. Measure on
-    a thousand images or more: on 256, VGG-16 at 93 % sparsity and ResNet-18 at 85 % gained nothing that held on
-    other images.
+    A plan is taken only if it is better by two standard errors of the images; what was passed over is told. For
+    small gains take thousands: on a LeNet captured from 2,000 images, at 95 and 97 % sparsity, 12,000 images found
+    plans whose divergence on 5,000 others was lower by 19 and 9 %, and 4,096 found none. Memory: the inputs of all
+    layers for all images.
 
     Examples:
 

@@ -9,14 +9,14 @@ import numpy as np
 from torch import nn
 
 from streamsparse.intake.captured import Captured
-from streamsparse.kernels.divergence import output_loss
+from streamsparse.kernels.divergence import image_losses
 from streamsparse.network.refitting import LayerWeights, with_weights
 from streamsparse.network.replay import Recording, record, replay
 from streamsparse.solve import GroupFront, kept_inputs
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run
-from streamsparse.store.measured import commit_measured, read_measured
+from streamsparse.store.measured import Losses, commit_measured, read_measured
 from streamsparse.store.statistics import Statistics
 
 Counts = Mapping[str, int]
@@ -33,7 +33,7 @@ class Bench:
         run: keeps losses, so that a killed call goes on.
         digest: of everything that a loss depends on but the counts.
         weights: by layer and the inputs that stay, of the last looks.
-        losses: by counts, the groups in alphabetical order.
+        losses: of every image, (images,) float64, by counts, the groups in alphabetical order.
     """
 
     captured: Captured
@@ -44,7 +44,7 @@ class Bench:
     run: Run
     digest: str
     weights: dict[tuple[str, bytes], LayerWeights] = field(default_factory=dict)
-    losses: dict[tuple[int, ...], float] = field(init=False)
+    losses: Losses = field(init=False)
 
     def __post_init__(self) -> None:
         self.losses = read_measured(self.run, self.digest)
@@ -55,11 +55,11 @@ class Bench:
         """Networks that were measured here."""
         return len(self.losses) - self._known
 
-    def loss(self, counts: Counts) -> float:
-        """Of the network with these counts."""
+    def loss(self, counts: Counts) -> np.ndarray:
+        """Of the network with these counts, image by image: (images,)."""
         return self.around(counts, ())[0]
 
-    def around(self, counts: Counts, looks: Sequence[tuple[str, int]]) -> tuple[float, list[float]]:
+    def around(self, counts: Counts, looks: Sequence[tuple[str, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Of the network with these counts, and of those with one group's count changed in turn."""
         plans = [{**counts, group: count} for group, count in looks]
         if not all(_key(plan) in self.losses for plan in (counts, *plans)):
@@ -72,13 +72,13 @@ class Bench:
         self._refit(inputs)
         base = with_weights(self.original, self._weights(inputs[0]))
         recording = record(base, self.captured.graph.layers if plans else {}, self.recording.images)
-        self.losses[_key(counts)] = output_loss(self.recording.outputs, recording.outputs)
+        self.losses[_key(counts)] = image_losses(self.recording.outputs, recording.outputs)
         for plan, own in zip(plans, inputs[1:], strict=True):
             changed = {layer: kept for layer, kept in own.items() if not np.array_equal(kept, inputs[0][layer])}
             # A layer whose inputs all stay has the original's weights in the base already.
             model = with_weights(base, self._weights(changed, whole=True))
             outputs = list(replay(model, list(changed), recording))
-            self.losses[_key(plan)] = output_loss(self.recording.outputs, outputs)
+            self.losses[_key(plan)] = image_losses(self.recording.outputs, outputs)
         commit_measured(self.run, self.digest, self.losses)
 
     def _inputs(self, counts: Counts) -> dict[str, np.ndarray]:

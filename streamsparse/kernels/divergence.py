@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,12 @@ def measure_of(outputs: Tensor) -> Measure:
 
 
 def output_loss(original: Sequence[Tensor], changed: Sequence[Tensor]) -> float:
-    """The changed outputs' mean distance from the original's, in float64.
+    """The changed outputs' mean distance from the original's: the mean of `image_losses`, in float64."""
+    return float(image_losses(original, changed).mean())
+
+
+def image_losses(original: Sequence[Tensor], changed: Sequence[Tensor]) -> np.ndarray:
+    """The changed outputs' distance from the original's, image by image, (images,) float64.
 
     Args:
         original, changed: batches (images, ...), the same images in the same batches.
@@ -36,18 +42,22 @@ def output_loss(original: Sequence[Tensor], changed: Sequence[Tensor]) -> float:
             remedy="check the calibration images and the model's own outputs on them",
         )  # fmt: skip
     if measure_of(original[0]) == "divergence":
-        images = sum(len(batch) for batch in original)
-        return sum(map(_divergence, original, changed)) / images
-    difference = sum(
-        float((a.double() - b.double()).square().sum()) for a, b in zip(original, changed, strict=True)
+        return _joined(map(_divergences, original, changed))
+    squares = _joined(
+        (a.double() - b.double()).square().reshape(len(a), -1).sum(1)
+        for a, b in zip(original, changed, strict=True)
     )
-    return difference / _spread(original)
+    return squares * len(squares) / _spread(original)
 
 
-def _divergence(original: Tensor, changed: Tensor) -> float:
-    """Σ over images of Σ_c p_c (log p_c - log q_c), (images, classes) each."""
+def _joined(batches: Iterable[Tensor]) -> np.ndarray:
+    return np.concatenate([batch.cpu().numpy() for batch in batches])
+
+
+def _divergences(original: Tensor, changed: Tensor) -> Tensor:
+    """Σ_c p_c (log p_c - log q_c) of every image, (images, classes) each; round-off does not fall below 0."""
     wanted, given = original.double().log_softmax(1), changed.double().log_softmax(1)
-    return max(0.0, float((wanted.exp() * (wanted - given)).sum()))
+    return (wanted.exp() * (wanted - given)).sum(1).clamp(min=0)
 
 
 def _spread(original: Sequence[Tensor]) -> float:

@@ -22,7 +22,7 @@
       solution/fronts-with-lists/GROUP/DIGEST/        the same with positions that stay or go, by their digest
       solution/sensitivities.json                     how the effect of cutting each group was last measured
       solution/sensitivities/GROUP.json               losses at some counts, for one front and one such request
-      solution/measured/DIGEST.json                   losses of whole cut networks that `improve` measured
+      solution/measured/DIGEST/                       losses of whole cut networks that `improve` measured
       solution/weights/GENERATION/LAYER/              record: re-estimated weight and bias
       solution/weights/GENERATION/@buffers/           record: BatchNorm statistics that were estimated anew
       solution/solution.json                          plan, errors and GENERATION; replaced as one step, so that
@@ -144,7 +144,7 @@ def sensitivity_key(group: str) -> str:
 
 
 def measured_key(digest: str) -> str:
-    return f"solution/measured/{digest[:16]}.json"
+    return f"solution/measured/{digest[:16]}"
 
 
 def weights_key(generation: str, layer: str) -> str:
