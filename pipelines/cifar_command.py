@@ -168,7 +168,7 @@ def run_recipe(network: Network, name: str, options: Options) -> None:
             say("The networks are not kept: give --run for that.")
         print_summary(summary, request)
     if options.write is not None and not options.dry_run:
-        write_results(options.write, result_name(name, options.dataset), summary, request, typed(name, options))
+        write_results(options.write, result_name(name, options), summary, request, typed(name, options))
     if options.as_json:
         print_json(summary)
 
@@ -215,9 +215,14 @@ def read_counts(file: Path | None) -> dict[str, dict[str, int]]:
         ) from error
 
 
-def result_name(name: str, dataset: str) -> str:
-    """Of the files that are written: the recipe's, and the data set's where it is another."""
-    return name if dataset == "cifar10" else f"{name}_on_{dataset.partition(':')[0].replace('-', '_')}"
+def result_name(name: str, options: Options) -> str:
+    """Of the files that are written: the recipe's, the data set's if another, and what alone was asked for."""
+    parts = [name]
+    if options.dataset != "cifar10":
+        parts += ["on", options.dataset.partition(":")[0].replace("-", "_")]
+    if bool(options.cut) != bool(options.sparsity):
+        parts.append("cuts" if options.cut else "sparsities")
+    return "_".join(parts)
 
 
 def typed(name: str, options: Options) -> str:

@@ -180,7 +180,7 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     assert 0.3 <= model["sparsity"] < 0.8  # of random weights some channels are worth nothing
     assert found["baseline"]["origin"] == "weights from tiny.safetensors"
     assert found["seconds"]["fine_tune"] == found["seconds"]["from_scratch"] == 0
-    page = (tmp_path / "results" / "tiny_cifar10.md").read_text()
+    page = (tmp_path / "results" / "tiny_cifar10_sparsities.md").read_text()
     assert "One-shot: 60 training" in page
     for left_out in ("Tuned: ", "Scratch: ", "Local: ", "(its table 3)"):
         assert left_out not in page
@@ -197,3 +197,15 @@ def test_columns_that_say_nothing_are_left_out_and_ours_stays_beside_the_papers(
         ("original", "–", "95 %", "–"),
         ("small", "–", "–", "2×"),
     ]
+
+
+def test_pages_are_named_by_what_was_asked_for() -> None:
+    """So that the cuts of the paper and free sparsities do not replace one another."""
+    for changes, name in (
+        ({}, "tiny"),
+        ({"cut": ["conv(1)"], "sparsity": [0.5]}, "tiny"),
+        ({"cut": ["conv(1)"]}, "tiny_cuts"),
+        ({"sparsity": [0.5], "dataset": "fashion-mnist"}, "tiny_on_fashion_mnist_sparsities"),
+        ({"dataset": "npz:/data/own.npz"}, "tiny_on_npz"),
+    ):
+        assert options.result_name("tiny", replace(TYPED, **changes)) == name  # type: ignore[arg-type]
