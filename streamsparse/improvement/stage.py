@@ -56,6 +56,7 @@ BLENDS = (0.25, 0.5, 0.75, 1.0)
 _WORTH = 1e-3  # of the loss: less is not worth another round
 _SURE = 2.0  # standard errors: a plan that was fitted to some images gains on them what it may lose on others
 _LEAST = 1e-12  # of losses and errors: round-off
+_EVEN = 1e-4  # of the greatest error: below it one look alone would be all that is heard, and round-off with it
 
 Curves = Mapping[str, np.ndarray]
 
@@ -292,8 +293,7 @@ def _scales(changes: Sequence[_Change], expected: Sequence[float]) -> list[float
     errors = np.array([change.error / abs(p) for change, p in zip(changes, expected, strict=True)])
     if not np.isfinite(errors).all():  # one image: nothing is known of the errors
         return [1.0] * len(own)
-    variances = np.maximum(errors, _LEAST) ** 2
-    weights = 1 / variances
+    weights = np.maximum(errors, max(_LEAST, _EVEN * float(errors.max()))) ** -2.0
     common = float(weights @ own / weights.sum())
     excess = float(weights @ (own - common) ** 2) - (len(own) - 1)
     freedom = float(weights.sum() - weights @ weights / weights.sum())

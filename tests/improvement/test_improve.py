@@ -296,6 +296,9 @@ def test_scales_that_cannot_be_told_apart_are_the_same() -> None:
         np.testing.assert_allclose(scales(error), share * own + (1 - share) * own.mean())
     np.testing.assert_allclose(scales(2.0), own.mean())
     assert _scales([_Change(0.3, np.inf)], [0.1]) == [1.0]
+    certain = _scales([_Change(2.0, 0.0), *(_Change(s, 0.5) for s in (0.4, 0.9, 1.4))], [1.0] * 4)
+    assert certain[0] == pytest.approx(2.0)  # and the others, of which one cannot say that they differ, near it
+    assert all(s < found <= 2.0 for s, found in zip((0.4, 0.9, 1.4), certain[1:], strict=True))
     assert _scales([], []) == []
 
 
