@@ -10,6 +10,7 @@ import torch
 
 from pipelines.cifar_experiment import Request
 from pipelines.cifar_paper import Cut, Printed
+from pipelines.cifar_stages import Settings
 from pipelines.cifar_tuning import tuning_in_words
 from pipelines.lenet_tables import environment, percent
 from pipelines.pages import write_page
@@ -154,9 +155,7 @@ def _legend(summary: dict[str, Any], request: Request, columns: Sequence[str]) -
     sentences = {
         "one-shot": f"One-shot: {settings.images:,} training images without their labels, channels chosen in the "
         "layers named, weights refitted in order, nothing trained.",
-        "tuned": f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {data['training']:,} "
-        "images; the paper's with its number of epochs where the text tells. A tuned network has been trained "
-        "longer than its original: to be above it does not show that pruning improves a network.",
+        "tuned": _tuning_legend(settings, data["training"]),
         "scratch": "Scratch: the same architecture from fresh weights.",
         "local": "Local: of the parameters of the layers named.",
         "faster": f"Faster: measured seconds before over after, for {images} images at once on {settings.device}.",
@@ -168,6 +167,16 @@ def _legend(summary: dict[str, Any], request: Request, columns: Sequence[str]) -
     if "paper" in columns and request.dataset != "cifar10":
         said.append("The paper's figures are for CIFAR-10.")
     return " ".join(said + [sentence for column, sentence in sentences.items() if column in shown])
+
+
+def _tuning_legend(settings: Settings, images: int) -> str:
+    if settings.tuning is None:
+        return "Tuned: the paper's, with its number of epochs where the text tells; ours were not."
+    return (
+        f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {images:,} images; the paper's "
+        "with its number of epochs where the text tells. A tuned network has been trained longer than its original: "
+        "to be above it does not show that pruning improves a network."
+    )
 
 
 def write_results(directory: Path, name: str, summary: dict[str, Any], request: Request, typed: str) -> None:

@@ -184,6 +184,10 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     assert "One-shot: 60 training" in page
     for left_out in ("Tuned: ", "Scratch: ", "Local: ", "(its table 3)"):
         assert left_out not in page
+    typed(capsys, data_root=root, weights=weights, cut=["conv(1)"], images=60, **nothing)
+    page = (tmp_path / "results" / "tiny_cifar10_cuts.md").read_text()
+    assert "92.00 % (1), 93.00 % (20)" in page  # the paper's column, and ours beside it, stay
+    assert "Tuned: the paper's, with its number of epochs where the text tells; ours were not." in page
 
 
 def test_columns_that_say_nothing_are_left_out_and_ours_stays_beside_the_papers() -> None:
