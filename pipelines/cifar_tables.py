@@ -174,8 +174,8 @@ def _tuning_legend(settings: Settings, images: int) -> str:
         return "Tuned: the paper's, with its number of epochs where the text tells; ours were not."
     return (
         f"Tuned: {tuning_in_words(settings.tuning, settings.teacher_share)}, on {images:,} images; the paper's "
-        "with its number of epochs where the text tells. A tuned network has been trained longer than its original: "
-        "to be above it does not show that pruning improves a network."
+        "with its number of epochs where the text tells. A tuned network has been trained longer than its "
+        "original: to be above it does not show that pruning improves a network."
     )
 
 
