@@ -78,9 +78,7 @@ def improve(
         print_json({"run": run, "improved": found, "sparsity": plan.sparsity, "seconds": bars.seconds})
         return
     show_solution(found.solution)
-    rows = [(number, f"{loss:.4g}") for number, loss in enumerate(found.losses)]
-    print_table(
-        f"Measured loss of the cut network, {found.solution.plan.loss_kind}; {found.looks} networks were tried",
-        {"step": "right", "loss": "right"}, rows,
-    )  # fmt: skip
+    if found.losses[1:]:
+        rows = [(number, f"{loss:.4g}") for number, loss in enumerate(found.losses)]
+        print_table("Measured loss", {"step": "right", "loss": "right"}, rows)
     say(f"Next: streamsparse refit {run} (weights in order), or streamsparse write {run}")

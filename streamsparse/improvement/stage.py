@@ -212,10 +212,11 @@ def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -
                     advance(rounds - number - 1)
                     break
     plan = decision.plan(counts)
-    on_event(Notice("improve", f"measured loss {losses[0]:.4g} → {losses[-1]:.4g}, {bench.looks} networks tried"))
+    gained = f"measured loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses[1:] else "no better plan was found"
+    on_event(Notice("improve", f"{gained}, {bench.looks} networks tried"))
     if missed.mean < 0:
-        on_event(Notice("improve", f"a plan with {-missed.mean:.2g} ± {missed.error:.2g} less was passed over: "
-                        f"--images, now {len(best):,}, would tell whether that is noise"))  # fmt: skip
+        on_event(Notice("improve", f"passed over: a plan that loses {-missed.mean:.2g} ± {missed.error:.2g} less; "
+                        f"more --images than {len(best):,} could tell that from noise"))  # fmt: skip
     return replace(plan, measured_loss=losses[-1]), losses
 
 

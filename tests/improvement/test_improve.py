@@ -335,7 +335,7 @@ def test_a_gain_that_was_passed_over_is_told(run: Run, monkeypatch: pytest.Monke
     assert len(found.losses) == 1
     told = [event.message for event in events if isinstance(event, Notice) and "passed over" in event.message]
     assert len(told) == 1
-    assert "now 48" in told[0]
+    assert "more --images than 48" in told[0]
 
 
 def test_losses_are_kept_image_by_image(run: Run) -> None:
