@@ -214,7 +214,7 @@ def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -
     plan = decision.plan(counts)
     gained = f"measured loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses[1:] else "no better plan was found"
     on_event(Notice("improve", f"{gained}, {bench.looks} networks tried"))
-    if missed.mean < 0:
+    if 0 < -missed.mean < _SURE * missed.error:
         on_event(Notice("improve", f"passed over: a plan that loses {-missed.mean:.2g} ± {missed.error:.2g} less; "
                         f"more --images than {len(best):,} could tell that from noise"))  # fmt: skip
     return replace(plan, measured_loss=losses[-1]), losses
@@ -286,7 +286,7 @@ def _scales(changes: Sequence[_Change], expected: Sequence[float]) -> list[float
 
     A look says that its scale is s = d/p, give or take σ/|p|; the scales are spread about a common one by τ, which
     is estimated from them all by the method of moments: R. DerSimonian, N. Laird, Meta-analysis in clinical trials,
-    Controlled Clinical Trials 7 (1986), equation 8. What is spread no more than its errors is taken for the same.
+    Controlled Clinical Trials 7 (1986). What is spread no more than its errors is taken for the same.
     """
     if not changes:
         return []
