@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from streamsparse.errors import UsageError
 from streamsparse.events import Notice, OnEvent, ignore, reporting
 from streamsparse.improvement.bench import Bench, Counts
+from streamsparse.improvement.noise import SURE, Change, Curves, fitted_curves, is_better
 from streamsparse.intake.captured import original_model, read_captured
 from streamsparse.network.replay import record
 from streamsparse.sensitivity import measuring_images
@@ -53,12 +54,8 @@ STEP = 0.3
 SMALLEST_STEP = 0.02
 BLENDS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the held-out errors in the curves that further plans are begun from."""
-_WORTH = 1e-3  # of the loss: less is not worth another round
-_SURE = 2.0  # standard errors: a plan that was fitted to some images gains on them what it may lose on others
 _LEAST = 1e-12  # of losses and errors: round-off
-_EVEN = 1e-4  # of the greatest error: below it one look alone would be all that is heard, and round-off with it
-
-Curves = Mapping[str, np.ndarray]
+_NONE = Change(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -150,74 +147,73 @@ def _digest(fronts: Mapping[str, GroupFront], images: str, model: object) -> str
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Change:
-    """From one plan to another on the same images.
+@dataclass
+class _Best:
+    """The best plan so far (mutable).
 
     Attributes:
-        mean: of the differences of the loss.
-        error: standard error of that mean; infinite for one image.
+        counts: of it; curves: those that it was begun from.
+        losses: of it, on every image.
+        means: of its losses and those of the plans that were the best before it, falling.
+        missed: to the plan with the least loss of those that were no better.
     """
 
-    mean: float
-    error: float
+    counts: Counts
+    curves: Curves
+    losses: np.ndarray
+    means: list[float]
+    missed: Change = _NONE
 
-    @classmethod
-    def of(cls, before: np.ndarray, after: np.ndarray) -> _Change:
-        """Losses (images,) each."""
-        differences = after - before
-        deviation = float(differences.std(ddof=1)) if len(differences) > 1 else np.inf
-        return cls(float(differences.mean()), deviation / len(differences) ** 0.5)
+    def take(self, counts: Counts, curves: Curves, losses: np.ndarray) -> bool:
+        """If it is better; whether it is."""
+        better = is_better(self.losses, losses)
+        if better:
+            self.counts, self.curves, self.losses, self.missed = counts, curves, losses, _NONE
+            self.means.append(float(losses.mean()))
+        else:
+            self.missed = min(self.missed, Change.of(self.losses, losses), key=lambda change: change.mean)
+        return better
 
-
-def _better(before: np.ndarray, after: np.ndarray) -> bool:
-    """By more than the noise of the images, and by what is worth it."""
-    change = _Change.of(before, after)
-    return change.mean < -max(_SURE * change.error, _WORTH * float(before.mean()))
+    def told(self, looks: int) -> list[Notice]:
+        """What came of it."""
+        gained = f"measured loss {self.means[0]:.4g} → {self.means[-1]:.4g}"
+        said = [f"{gained if self.means[1:] else 'no better plan was found'}, {looks} networks tried"]
+        if 0 < -self.missed.mean < SURE * self.missed.error:
+            said.append(
+                f"passed over: a plan that loses {-self.missed.mean:.2g} ± {self.missed.error:.2g} less; "
+                f"more --images than {len(self.losses):,} could tell that from noise"
+            )
+        return [Notice("improve", message) for message in said]
 
 
 def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -> tuple[PrunePlan, list[float]]:
     """The best plan that was found, and the losses on the way."""
-    step, starts = STEP, _starts(decision)
-    counts, curves = starts[0]
-    missed = _Change(0.0, 0.0)
-    with reporting("improve", rounds + len(starts), "rounds", on_event) as advance:
-        best = bench.loss(counts)
-        losses = [float(best.mean())]
+    step, (start, *others) = STEP, _starts(decision)
+    with reporting("improve", rounds + 1 + len(others), "rounds", on_event) as advance:
+        losses = bench.loss(start[0])
+        best = _Best(*start, losses, [float(losses.mean())])
         advance(1)
-        for candidate, drawn in starts[1:]:
-            loss = bench.loss(candidate)
-            if _better(best, loss):
-                counts, curves, best = candidate, drawn, loss
-                losses.append(float(best.mean()))
-            else:
-                missed = min(missed, _Change.of(best, loss), key=lambda change: change.mean)
+        for counts, curves in others:
+            best.take(counts, curves, bench.loss(counts))
             advance(1)
         for number in range(rounds):
-            looks = _looks(counts, step, decision.allowed)
-            seen = bench.around(counts, looks)[1]
-            changes = {look: _Change.of(best, loss) for look, loss in zip(looks, seen, strict=True)}
-            candidate = decision.plan(losses=_fitted(curves, counts, changes), within=_within(counts, looks)).counts
-            loss = bench.loss(candidate)
-            better = _better(best, loss)
-            if better:
-                counts, best, missed = candidate, loss, _Change(0.0, 0.0)
-                losses.append(float(best.mean()))
-            else:
-                missed = min(missed, _Change.of(best, loss), key=lambda change: change.mean)
+            looks = _looks(best.counts, step, decision.allowed)
+            within, seen = _within(best.counts, looks), bench.around(best.counts, looks)[1]
+            changes = {look: Change.of(best.losses, own) for look, own in zip(looks, seen, strict=True)}
+            fitted = fitted_curves(best.curves, best.counts, changes)
+            counts = decision.plan(losses=fitted, within=within).counts
+            better = best.take(counts, best.curves, bench.loss(counts))
             advance(1)
             if not better:
-                within, step = _within(counts, looks), step / 2
-                if step < SMALLEST_STEP or within == _within(counts, _looks(counts, step, decision.allowed)):
+                step /= 2
+                if step < SMALLEST_STEP or within == _within(
+                    best.counts, _looks(best.counts, step, decision.allowed)
+                ):
                     advance(rounds - number - 1)
                     break
-    plan = decision.plan(counts)
-    gained = f"measured loss {losses[0]:.4g} → {losses[-1]:.4g}" if losses[1:] else "no better plan was found"
-    on_event(Notice("improve", f"{gained}, {bench.looks} networks tried"))
-    if 0 < -missed.mean < _SURE * missed.error:
-        on_event(Notice("improve", f"passed over: a plan that loses {-missed.mean:.2g} ± {missed.error:.2g} less; "
-                        f"more --images than {len(best):,} could tell that from noise"))  # fmt: skip
-    return replace(plan, measured_loss=losses[-1]), losses
+    for notice in best.told(bench.looks):
+        on_event(notice)
+    return replace(decision.plan(best.counts), measured_loss=best.means[-1]), best.means
 
 
 def _starts(decision: Decision) -> list[tuple[Counts, Curves]]:
@@ -261,44 +257,3 @@ def _within(counts: Counts, looks: Sequence[tuple[str, int]]) -> dict[str, tuple
     for name, count in looks:
         reach[name].append(count)
     return {name: (min(own), max(own)) for name, own in reach.items()}
-
-
-def _fitted(curves: Curves, counts: Counts, changes: Mapping[tuple[str, int], _Change]) -> dict[str, np.ndarray]:
-    """The groups' curves, scaled on either side of their counts by what was measured there."""
-    expected = {(name, look): float(curves[name][look] - curves[name][counts[name]]) for name, look in changes}
-    told = [look for look in changes if expected[look]]
-    scales = dict(
-        zip(told, _scales([changes[look] for look in told], [expected[look] for look in told]), strict=True)
-    )
-    fitted = {}
-    for name, curve in curves.items():
-        count, own = counts[name], np.zeros_like(curve)
-        for group, look in told:
-            if group == name:
-                side = slice(None, count) if look < count else slice(count + 1, None)
-                own[side] = scales[group, look] * (curve[side] - curve[count])
-        fitted[name] = np.asarray(own - own.min())
-    return fitted
-
-
-def _scales(changes: Sequence[_Change], expected: Sequence[float]) -> list[float]:
-    """What the expected changes are to be multiplied by, at least 0: posterior means of a random-effects model.
-
-    A look says that its scale is s = d/p, give or take σ/|p|; the scales are spread about a common one by τ, which
-    is estimated from them all by the method of moments: R. DerSimonian, N. Laird, Meta-analysis in clinical trials,
-    Controlled Clinical Trials 7 (1986). What is spread no more than its errors is taken for the same.
-    """
-    if not changes:
-        return []
-    own = np.array([change.mean / p for change, p in zip(changes, expected, strict=True)])
-    errors = np.array([change.error / abs(p) for change, p in zip(changes, expected, strict=True)])
-    if not np.isfinite(errors).all():  # one image: nothing is known of the errors
-        return [1.0] * len(own)
-    weights = np.maximum(errors, max(_LEAST, _EVEN * float(errors.max()))) ** -2.0
-    common = float(weights @ own / weights.sum())
-    excess = float(weights @ (own - common) ** 2) - (len(own) - 1)
-    freedom = float(weights.sum() - weights @ weights / weights.sum())
-    spread = max(0.0, excess / freedom) if freedom > 0 else np.inf
-    about = weights * spread  # of the look's own say, against one of the common scale
-    share = np.ones_like(own) if np.isinf(spread) else about / (1 + about)
-    return np.maximum(0.0, share * own + (1 - share) * common).tolist()  # type: ignore[no-any-return]

@@ -21,7 +21,8 @@ from streamsparse.errors import CorruptDataError, UsageError
 from streamsparse.events import Event, Notice
 from streamsparse.improvement import Improved, improve
 from streamsparse.improvement.bench import Bench
-from streamsparse.improvement.stage import _better, _Change, _fitted, _looks, _scales, _starts
+from streamsparse.improvement.noise import Change, fitted_curves, is_better, scales_of
+from streamsparse.improvement.stage import _looks, _starts
 from streamsparse.intake.captured import read_captured
 from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
@@ -265,18 +266,18 @@ def test_looks_are_a_step_away_or_at_the_end() -> None:
     assert _looks({"a": 1, "b": 16, "c": 3}, 0.9, allowed) == [("a", 2), ("b", 4)]
 
 
-def changes(**looks: tuple[int, float, float]) -> dict[tuple[str, int], _Change]:
+def changes(**looks: tuple[int, float, float]) -> dict[tuple[str, int], Change]:
     """By a group's letter and a digit: the count that was looked at, the change of the loss, and its error."""
-    return {(name[0], count): _Change(mean, error) for name, (count, mean, error) in looks.items()}
+    return {(name[0], count): Change(mean, error) for name, (count, mean, error) in looks.items()}
 
 
 def test_a_fitted_curve_meets_what_was_measured() -> None:
     """Relative to the plan; what does not help is flat."""
     predicted = {"a": np.array([9.0, 5.0, 3.0, 2.0, 1.0, 0.0])}
-    curve = _fitted(predicted, {"a": 3}, changes(a1=(2, 0.3, 0.0), a2=(4, -0.1, 0.0)))["a"]
+    curve = fitted_curves(predicted, {"a": 3}, changes(a1=(2, 0.3, 0.0), a2=(4, -0.1, 0.0)))["a"]
     np.testing.assert_allclose(curve - curve[3], [2.1, 0.9, 0.3, 0.0, -0.1, -0.2])
     assert curve.min() == 0
-    useless = _fitted(predicted, {"a": 3}, changes(a1=(2, 0.3, 0.0), a2=(4, 0.1, 0.0)))["a"]
+    useless = fitted_curves(predicted, {"a": 3}, changes(a1=(2, 0.3, 0.0), a2=(4, 0.1, 0.0)))["a"]
     np.testing.assert_allclose(useless, [2.1, 0.9, 0.3, 0.0, 0.0, 0.0])
 
 
@@ -286,7 +287,7 @@ def test_scales_that_cannot_be_told_apart_are_the_same() -> None:
 
     def scales(error: float) -> np.ndarray:
         return np.array(
-            _scales([_Change(s * p, error * abs(p)) for s, p in zip(own, expected, strict=True)], expected)
+            scales_of([Change(s * p, error * abs(p)) for s, p in zip(own, expected, strict=True)], expected)
         )
 
     np.testing.assert_allclose(scales(0.0), own)
@@ -295,11 +296,11 @@ def test_scales_that_cannot_be_told_apart_are_the_same() -> None:
         share = spread / (spread + error**2)
         np.testing.assert_allclose(scales(error), share * own + (1 - share) * own.mean())
     np.testing.assert_allclose(scales(2.0), own.mean())
-    assert _scales([_Change(0.3, np.inf)], [0.1]) == [1.0]
-    certain = _scales([_Change(2.0, 0.0), *(_Change(s, 0.5) for s in (0.4, 0.9, 1.4))], [1.0] * 4)
+    assert scales_of([Change(0.3, np.inf)], [0.1]) == [1.0]
+    certain = scales_of([Change(2.0, 0.0), *(Change(s, 0.5) for s in (0.4, 0.9, 1.4))], [1.0] * 4)
     assert certain[0] == pytest.approx(2.0)  # and the others, of which one cannot say that they differ, near it
     assert all(s < found <= 2.0 for s, found in zip((0.4, 0.9, 1.4), certain[1:], strict=True))
-    assert _scales([], []) == []
+    assert scales_of([], []) == []
 
 
 def test_estimated_scales_are_nearer_the_truth_than_what_is_seen() -> None:
@@ -308,7 +309,7 @@ def test_estimated_scales_are_nearer_the_truth_than_what_is_seen() -> None:
     errors = generator.uniform(0.2, 0.8, (200, 24))
     seen = truth + errors * generator.standard_normal((200, 24))
     found = np.array([
-        _scales([_Change(float(s), float(e)) for s, e in zip(*pair, strict=True)], [1.0] * 24)
+        scales_of([Change(float(s), float(e)) for s, e in zip(*pair, strict=True)], [1.0] * 24)
         for pair in zip(seen, errors, strict=True)
     ])  # fmt: skip
     assert ((found - truth) ** 2).mean() < 0.5 * ((np.maximum(seen, 0) - truth) ** 2).mean()
@@ -320,15 +321,16 @@ def test_a_gain_within_the_noise_is_none() -> None:
     lucky = before - 0.1
     lucky[3] = 1.6
     assert lucky.mean() < before.mean()
-    assert not _better(before, lucky)
-    assert _better(before, before - 0.1)
-    assert not _better(before, before - 1e-5)  # certain, but not worth it
-    assert not _better(before[:1], lucky[:1])
+    assert not is_better(before, lucky)
+    assert is_better(before, before - 0.1)
+    assert not is_better(before, before - 1e-5)  # certain, but not worth it
+    assert not is_better(before[:1], lucky[:1])
 
 
 def test_a_gain_that_was_passed_over_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is certain enough here: the plan of `solve` stays."""
-    monkeypatch.setattr("streamsparse.improvement.stage._SURE", 1e9)
+    for module in ("noise", "stage"):
+        monkeypatch.setattr(f"streamsparse.improvement.{module}.SURE", 1e9)
     events: list[Event] = []
     found = improved(run, on_event=events.append)
     assert found.solution.plan.counts == solve(run, budget=BUDGET, settings=QUICK).plan.counts
