@@ -113,9 +113,7 @@ class Lease:
 
     def require(self) -> None:
         """Raise StorageError if others may hold the lock by now. Sends nothing."""
-        if not self._lost and _clock() - self._renewed > self._timing.lapse_seconds:
-            self._lost = f"no renewal for {_clock() - self._renewed:.0f} s"
-        if self._lost:
+        if self._has_lapsed():
             raise StorageError(
                 "This process has lost its lock of the run, so it must not write to it any more.",
                 expected=f"a renewal of the lock within {self._timing.lapse_seconds:.0f} s",
@@ -123,6 +121,12 @@ class Lease:
                 where=f"{self._bucket.url}/{self._prefix}",
                 remedy="check the connection to the server, then run the same command again: it resumes",
             )
+
+    def _has_lapsed(self) -> bool:
+        """Whether the lease is lost; by this machine's clock it is as soon as it was not renewed for too long."""
+        if not self._lost and _clock() - self._renewed > self._timing.lapse_seconds:
+            self._lost = f"no renewal for {_clock() - self._renewed:.0f} s"
+        return bool(self._lost)
 
     def confirm(self) -> None:
         """Raise StorageError if the lease was lost, even if this process slept through it."""
@@ -253,7 +257,8 @@ class Lease:
                 return
 
     def _renew(self) -> None:
-        if self._lost:
+        """Unless it is lost: what lapsed is not taken up again, though nobody else may have asked meanwhile."""
+        if self._has_lapsed():
             return
         started = _clock()
         self._renewals += 1
