@@ -105,8 +105,7 @@ class Study:
             self.subjects, self.folder / f"seed-{seed}", images=self.request.images, seed=seed,
             stages=self.request.stages, clock=clock, on_event=_say,
         )  # fmt: skip
-        with clock.timing("refits from statistics"):
-            from_statistics(bench, todo, seed)
+        from_statistics(bench, todo, seed)
         self._write()
         for recipe, sparsity in todo:
             self.cells[key(recipe.name, sparsity, seed)] = self._cell(bench, recipe, sparsity, seed)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -50,39 +51,6 @@ class EntropicPath:
     errors: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Bench:
-    """One calibration sample of one network.
-
-    Attributes:
-        subjects: the network and its data.
-        run: with statistics and fronts.
-        captured: of the run.
-        images: the calibration images.
-        fronts: best of all methods, by group.
-        paths: the paper's, by group.
-        losses: predicted divergence of the network with one group cut, by group and count.
-        stages: passes of a sequential refit.
-        memory: weights that were found, by plan (mutable).
-    """
-
-    subjects: Subjects
-    run: Run
-    captured: Captured
-    images: Images
-    fronts: dict[str, GroupFront]
-    paths: dict[str, EntropicPath]
-    losses: dict[str, np.ndarray]
-    stages: int
-    memory: dict[str, Any] = field(default_factory=dict)
-
-    def entropic_errors(self, group: str) -> np.ndarray:
-        """Held-out errors of the path's supports: training errors, times held-out over training of the best."""
-        front = self.fronts[group]
-        ratios = front.held_out / np.maximum(front.front.errors, 1e-12)
-        return np.asarray(self.paths[group].errors * np.maximum(ratios, 1.0))
-
-
 @dataclass
 class Clock:
     """Wall seconds by name, of the first call that came to the end of it (mutable)."""
@@ -97,6 +65,46 @@ class Clock:
         self.seconds.setdefault(name, perf_counter() - started)
 
 
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One calibration sample of one network.
+
+    Attributes:
+        subjects: the network and its data.
+        run: with statistics and fronts.
+        captured: of the run.
+        images: the calibration images.
+        fronts: best of all methods, by group.
+        losses: predicted divergence of the network with one group cut, by group and count.
+        stages: passes of a sequential refit.
+        clock: of what is made when a row asks for it.
+        memory: weights that were found, by plan (mutable).
+    """
+
+    subjects: Subjects
+    run: Run
+    captured: Captured
+    images: Images
+    fronts: dict[str, GroupFront]
+    losses: dict[str, np.ndarray]
+    stages: int
+    clock: Clock
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def paths(self) -> dict[str, EntropicPath]:
+        """The paper's, by group: walked when the first row asks for them, minutes on VGG-16."""
+        assert self.run.directory is not None
+        with self.clock.timing("entropic paths"):
+            return {name: _path(self.run, self.captured, name, self.run.directory) for name in self.fronts}
+
+    def entropic_errors(self, group: str) -> np.ndarray:
+        """Held-out errors of the path's supports: training errors, times held-out over training of the best."""
+        front = self.fronts[group]
+        ratios = front.held_out / np.maximum(front.front.errors, 1e-12)
+        return np.asarray(self.paths[group].errors * np.maximum(ratios, 1.0))
+
+
 def prepare(
     subjects: Subjects, folder: Path, *, images: int, seed: int, stages: int, clock: Clock, on_event: OnEvent
 ) -> Bench:
@@ -109,15 +117,13 @@ def prepare(
     captured = read_captured(run)
     with clock.timing("fronts"):
         fronts = find_fronts(run, captured, SolveSettings("best"), on_event)
-    with clock.timing("entropic paths"):
-        paths = {name: _path(run, captured, name, folder) for name in fronts}
     with clock.timing("sensitivity"):
         measured = measure_sensitivities(
             run, subjects.calibration, model=subjects.model, images=SENSITIVITY_IMAGES, on_event=on_event
         )
     losses = predicted_losses(fronts, measured)
     sample = calibration_images(subjects.calibration, images=images, seed=seed)
-    return Bench(subjects, run, captured, sample, fronts, paths, losses, stages)
+    return Bench(subjects, run, captured, sample, fronts, losses, stages, clock)
 
 
 def fisher_losses(bench: Bench) -> dict[str, np.ndarray]:

@@ -163,9 +163,15 @@ def from_statistics(bench: Bench, wanted: Sequence[tuple[Recipe, float]], seed: 
                 keep = chosen(bench, recipe, sparsity, seed)
                 name = _identity(recipe, keep)
                 plans[name] = Wanted(name, keep, recipe.weights == "scaled")
-    paths = {name: path.points for name, path in bench.paths.items()}
-    todo = [plan for plan in plans.values() if plan.name not in bench.memory]
-    bench.memory.update(weights_of(bench.run, bench.captured, todo, paths))
+    _find(bench, [plan for plan in plans.values() if plan.name not in bench.memory])
+
+
+def _find(bench: Bench, todo: Sequence[Wanted]) -> None:
+    scaled = any(plan.scaled for plan in todo)
+    paths = {name: path.points for name, path in bench.paths.items()} if scaled else {}
+    if todo:
+        with bench.clock.timing("refits from statistics"):
+            bench.memory.update(weights_of(bench.run, bench.captured, todo, paths))
 
 
 def _identity(recipe: Recipe, keep: Keep) -> str:
@@ -184,9 +190,7 @@ def _weights(bench: Bench, recipe: Recipe, keep: Keep) -> Weights:
         found: Weights = bench.memory["weights"]
         return found
     if name not in bench.memory:
-        paths = {group: path.points for group, path in bench.paths.items()}
-        plan = Wanted(name, keep, recipe.weights == "scaled")
-        bench.memory.update(weights_of(bench.run, bench.captured, [plan], paths))
+        _find(bench, [Wanted(name, keep, recipe.weights == "scaled")])
     return whole(bench.memory[name], bench.captured)
 
 
