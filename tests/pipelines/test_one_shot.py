@@ -81,6 +81,15 @@ def test_a_second_call_makes_no_row_again(
         one_shot.study(REQUEST, kept[0], ROWS, [0.8], 1)
 
 
+def test_the_papers_path_is_walked_for_rows_that_ask_for_it(
+    kept: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    asked = one_shot.Request("lenet", images=200, test_images=100, fewer_test_images=100, stages=2)
+    rows = one_shot.study(asked, tmp_path, [RECIPES["full-independent"]], [0.7], 1)
+    assert set(kept[1]["seconds"]["0"]) - set(rows["seconds"]["0"]) == {"entropic paths"}
+    assert not list(tmp_path.glob("*entropic*"))
+
+
 def test_rows_of_another_request_are_not_mixed(kept: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(RunMismatchError, match="another comparison"):
         one_shot.study(one_shot.Request("lenet", 600, 200, 200, 2), kept[0], ROWS, [0.7], 1)
