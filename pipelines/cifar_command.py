@@ -54,6 +54,9 @@ SEED = Annotated[int, typer.Option(help="Of the calibration sample and of every 
 EPOCHS = Annotated[int, typer.Option(min=1, help="Of the original's training.")]
 TUNE = Annotated[int, typer.Option(min=0, help="Of fine-tuning each network; 0 for none. The paper: 5 to 50.")]
 RATE = Annotated[float, typer.Option(help="Of fine-tuning; a hundredth of the training's in the paper.")]
+TUNE_ORIGINAL = Annotated[
+    bool, typer.Option("--tune-original", help="Fine-tune the original too: what longer training gains by itself.")
+]
 ONE_CYCLE = Annotated[bool, typer.Option("--one-cycle", help="Fine-tune with a rate that goes up and down once.")]
 SHARE = Annotated[
     float, typer.Option(min=0, max=1, help="Of the original as teacher in fine-tuning; the labels have the rest.")
@@ -88,6 +91,7 @@ class Options:
     epochs: int
     fine_tune_epochs: int
     fine_tune_rate: float
+    tune_original: bool
     one_cycle: bool
     teacher_share: float
     from_scratch: int
@@ -123,6 +127,7 @@ def command_of(network: Network, name: str, text: str) -> Callable[..., None]:
         epochs: EPOCHS = TRAINING.epochs,
         fine_tune_epochs: TUNE = FINE_TUNING.epochs,
         fine_tune_rate: RATE = FINE_TUNING.learning_rate,
+        tune_original: TUNE_ORIGINAL = False,
         one_cycle: ONE_CYCLE = False,
         teacher_share: SHARE = TEACHERS_SHARE,
         from_scratch: SCRATCH = 0,
@@ -136,7 +141,7 @@ def command_of(network: Network, name: str, text: str) -> Callable[..., None]:
     ) -> None:
         options = Options(
             dataset, data_root, weights, cut or [], sparsity or [], counts, images, unseen_images, rounds, stages,
-            seed, epochs, fine_tune_epochs, fine_tune_rate, one_cycle, teacher_share, from_scratch,
+            seed, epochs, fine_tune_epochs, fine_tune_rate, tune_original, one_cycle, teacher_share, from_scratch,
             mixed_precision, device, threads, run, write, as_json, dry_run,
         )  # fmt: skip
         run_recipe(network, name, options)
@@ -191,7 +196,7 @@ def request_of(network: Network, options: Options) -> Request:
         )  # fmt: skip
     settings = Settings(
         images=options.images, seed=options.seed, unseen_images=options.unseen_images, rounds=options.rounds,
-        stages=options.stages, training=training, tuning=tuning,
+        stages=options.stages, training=training, tuning=tuning, tune_original=options.tune_original,
         teacher_share=options.teacher_share, scratch_epochs=options.from_scratch, device=options.device,
     )  # fmt: skip
     cuts = chosen_cuts(network, options.cut, options.sparsity, read_counts(options.counts))
@@ -234,6 +239,7 @@ def typed(name: str, options: Options) -> str:
                    "teacher_share", "from_scratch", "device"):  # fmt: skip
         parts += ["--" + option.replace("_", "-"), f"{getattr(options, option)}"]
     parts += ["--stages", f"{options.stages}"] if options.stages else []
+    parts += ["--tune-original"] if options.tune_original else []
     parts += ["--one-cycle"] if options.one_cycle else []
     parts += ["--mixed-precision"] if options.mixed_precision else []
     parts += ["--counts", options.counts.name] if options.counts else []

@@ -15,7 +15,7 @@ from pipelines.cifar_data import Pictures, is_there, root_of
 from pipelines.cifar_networks import Network, original, weights_at_hand
 from pipelines.cifar_paper import Cut
 from pipelines.cifar_stages import Bench, Settings, gather, one_shot
-from pipelines.cifar_tuning import from_scratch, recipe_in_words, tuned, tuning_in_words
+from pipelines.cifar_tuning import from_scratch, original_tuned, recipe_in_words, tuned, tuning_in_words
 from streamsparse.capture import plan_stream
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, ignore
@@ -99,6 +99,7 @@ def experiment(request: Request, pictures: Pictures, folder: Path, on_event: OnE
             "bytes": len(bench.run.weights()),
             "origin": whole.origin,
             "accuracy_by_epoch": [epoch.validation_accuracy for epoch in whole.epochs],
+            **original_tuned(bench),
         },
         "models": models,
         "seconds": bench.seconds,

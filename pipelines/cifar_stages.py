@@ -47,6 +47,7 @@ class Settings:
         rounds: of `improve`; 0 for the plan of least predicted loss.
         stages: passes of the refit in order; None for one per layer.
         training, tuning: recipes; a tuning of None is left out.
+        tune_original: fine-tune the original with the same recipe, to compare with.
         teacher_share: of the original's teaching in the loss of its pruned versions while they are tuned, 0 to 1.
         scratch_epochs: of training each pruned architecture from fresh weights; 0 for none.
         device: of all passes; batch_images: per calibration pass.
@@ -59,6 +60,7 @@ class Settings:
     stages: int | None = None
     training: Recipe = field(default=TRAINING)
     tuning: Recipe | None = field(default=FINE_TUNING)
+    tune_original: bool = False
     teacher_share: float = TEACHERS_SHARE
     scratch_epochs: int = 0
     device: str = "cpu"

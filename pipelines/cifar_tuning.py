@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Final
 
@@ -32,10 +33,29 @@ def tuned(bench: Bench, cut: Cut) -> dict[str, Any]:
     if recipe is None:
         return {"accuracy_fine_tuned": None}
     start = bench.run.read_checkpoint(checkpoint_name(cut))
-    share = bench.settings.teacher_share
-    taught = {"digest": bench.original.digest, "share": share} if share else None
-    asked = identity(recipe, bench.pictures, decode_checkpoint(start, bench.fresh()), taught)
+    asked = identity(recipe, bench.pictures, decode_checkpoint(start, bench.fresh()), _taught(bench))
     return _row(bench, cut, "tuned", recipe, asked, start)
+
+
+def original_tuned(bench: Bench) -> dict[str, Any]:
+    """Fine-tune a copy of the original as its pruned versions are, if that was asked for: what the epochs gain."""
+    recipe, name = bench.settings.tuning, "original-tuned"
+    if recipe is None or not bench.settings.tune_original:
+        return {}
+    asked = identity(recipe, bench.pictures, bench.original.model, _taught(bench))
+    on_event = renamed(bench.on_event, name)
+
+    def make() -> dict[str, Any]:
+        keeper = TrainingFolder(bench.folder / "training", name, asked)
+        model = deepcopy(bench.original.model)
+        with bench.timed("fine_tune"):
+            epochs = _trained(bench, model, "tuned", recipe, keeper, on_event)
+        with bench.timed("evaluate"):
+            measured = accuracy(model, bench.pictures.test, device=recipe.device)
+        by_epoch = [epoch.validation_accuracy for epoch in epochs]
+        return {"accuracy_fine_tuned": measured, "accuracy_fine_tuned_by_epoch": by_epoch}
+
+    return kept_row(bench.folder, name, asked, bench.seconds, make, on_event)
 
 
 def from_scratch(bench: Bench, cut: Cut) -> dict[str, Any]:
@@ -47,6 +67,11 @@ def from_scratch(bench: Bench, cut: Cut) -> dict[str, Any]:
     start = bench.run.read_checkpoint(checkpoint_name(cut))
     asked = identity(recipe, bench.pictures, _start(bench, start, "scratch", recipe))
     return _row(bench, cut, "scratch", recipe, asked, start)
+
+
+def _taught(bench: Bench) -> dict[str, Any] | None:
+    share = bench.settings.teacher_share
+    return {"digest": bench.original.digest, "share": share} if share else None
 
 
 def _row(

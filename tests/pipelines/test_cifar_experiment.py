@@ -27,9 +27,9 @@ from tests.pipelines.small_pictures import TINY, Tiny, write_cifar
 
 TYPED = options.Options(
     dataset="cifar10", data_root=None, weights=None, cut=[], sparsity=[], counts=None, images=120, unseen_images=60,
-    rounds=1, stages=None, seed=0, epochs=3, fine_tune_epochs=2, fine_tune_rate=0.01, one_cycle=False,
-    teacher_share=0.9, from_scratch=1, mixed_precision=False, device="cpu", threads=None, run=None, write=None,
-    as_json=True, dry_run=False,
+    rounds=1, stages=None, seed=0, epochs=3, fine_tune_epochs=2, fine_tune_rate=0.01, tune_original=True,
+    one_cycle=False, teacher_share=0.9, from_scratch=1, mixed_precision=False, device="cpu", threads=None,
+    run=None, write=None, as_json=True, dry_run=False,
 )  # fmt: skip
 
 
@@ -58,8 +58,10 @@ def test_every_row_is_made_shown_and_kept(
     assert by_name["conv(1)"]["local_sparsity"] == pytest.approx(1 - (5 * 90 + 10) / (8 * 90 + 10))
     for name, least in (("conv_all+fc", 0.5), ("sparsity-0.6", 0.6)):
         assert least <= by_name[name]["sparsity"] < least + 0.2
-    for model in found["models"]:
+    for model in (found["baseline"], *found["models"]):
         assert len(model["accuracy_fine_tuned_by_epoch"]) == 2
+    assert found["baseline"]["accuracy_fine_tuned"] > 0.5
+    for model in found["models"]:
         assert model["accuracy_fine_tuned"] == model["accuracy_fine_tuned_by_epoch"][-1]
         assert len(model["accuracy_from_scratch_by_epoch"]) == 1
         loaded = load(model["checkpoint_fine_tuned"], Tiny())
@@ -77,18 +79,27 @@ def test_every_row_is_made_shown_and_kept(
     again = typed(capsys, **places)
     assert {**again, "seconds": 0} == {**found, "seconds": 0}
     assert again["seconds"]["fine_tune"] == found["seconds"]["fine_tune"] > 0
+    assert "accuracy_fine_tuned" not in typed(capsys, **places, tune_original=False)["baseline"]
 
 
 def _pages_hold_everything(results: Path, found: dict[str, Any], made: options.Options) -> None:
     page, record = (results / f"tiny_cifar10.{kind}" for kind in ("md", "json"))
     text, request = page.read_text(), options.request_of(TINY, made)
     rows = [*comparison_rows(found, request), *epoch_rows(found, request)]
-    assert len(rows) == 4 + 8  # original and three networks; heading, two curves each, the paper's
+    assert len(rows) == 4 + 9  # original and three networks; heading, its curve, two for each network, the paper's
     assert all("| " + " | ".join(row) + " |" in text for row in rows)
     assert "| 91.00 % |" in text
     assert "92.00 % (1), 93.00 % (20)" in text
     assert "1.25×" in text
-    for column in ("One-shot: 120", "Tuned: 2 epochs", "Scratch: ", "Local: ", "Faster: ", "(its table 3)"):
+    for column in (
+        "One-shot: 120",
+        "Tuned: 2 epochs",
+        "The original was tuned",
+        "Scratch: ",
+        "Local: ",
+        "Faster: ",
+        "(its table 3)",
+    ):
         assert column in text
     kept = json.loads(record.read_text())
     assert "--epochs 3 --fine-tune-epochs 2" in kept["command"]
