@@ -100,13 +100,12 @@ class Study:
         todo = [(r, s) for r, s in wanted if key(r.name, s, seed) not in self.cells]
         if not todo:
             return
-        clock = Clock(self.clocks.setdefault(str(seed), {}))
+        clock = Clock(self.clocks.setdefault(str(seed), {}), self._write)
         bench = prepare(
             self.subjects, self.folder / f"seed-{seed}", images=self.request.images, seed=seed,
             stages=self.request.stages, clock=clock, on_event=_say,
         )  # fmt: skip
         from_statistics(bench, todo, seed)
-        self._write()
         for recipe, sparsity in todo:
             self.cells[key(recipe.name, sparsity, seed)] = self._cell(bench, recipe, sparsity, seed)
             self._write()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,9 +53,14 @@ class EntropicPath:
 
 @dataclass
 class Clock:
-    """Wall seconds by name, of the first call that came to the end of it (mutable)."""
+    """Wall seconds by name, of the first call that came to the end of it (mutable).
+
+    Attributes:
+        keep: called whenever there is one more.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    keep: Callable[[], None] = lambda: None
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -63,6 +68,7 @@ class Clock:
         started = perf_counter()
         yield
         self.seconds.setdefault(name, perf_counter() - started)
+        self.keep()
 
 
 @dataclass(frozen=True, eq=False)

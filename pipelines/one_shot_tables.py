@@ -149,10 +149,13 @@ def _counts(found: Mapping[str, Any]) -> list[str]:
 
 
 def _seconds(found: Mapping[str, Any]) -> list[str]:
-    """What every stage took, for the first seed, and how long a row takes."""
-    shared = found["seconds"].get("0", {})
-    lines = [*_heading("shared by all rows", list(shared))] if shared else []
-    once = [f"{value:.0f}" if value >= 1 else "–" for value in shared.values()]  # –: found by an earlier call
-    lines += ["| once | " + " | ".join(once) + " |", ""] if shared else []
+    """What every stage took, for each calibration sample, and how long a row takes."""
+    clocks: list[dict[str, float]] = [found["seconds"].get(str(seed), {}) for seed in range(found["seeds"])]
+    stages = list(dict.fromkeys(stage for clock in clocks for stage in clock))
+    lines = _heading("shared by all rows", stages) if stages else []
+    for number, clock in enumerate(clocks if stages else (), 1):
+        spent = [f"{clock[stage]:.0f}" if clock.get(stage, 0) >= 1 else "–" for stage in stages]
+        lines.append(f"| calibration sample {number} | " + " | ".join(spent) + " |")
+    lines += ["", "–: found by an earlier call, or not asked for.", ""] if stages else []
     lines += _table(found, lambda cell: cell["cut_seconds"], lambda value: f"{value:.0f}")
     return lines

@@ -90,6 +90,18 @@ def test_the_papers_path_is_walked_for_rows_that_ask_for_it(
     assert not list(tmp_path.glob("*entropic*"))
 
 
+def test_a_clock_keeps_the_first_time_as_soon_as_it_is_known() -> None:
+    kept: list[dict[str, float]] = []
+    clock = Clock(keep=lambda: kept.append(dict(clock.seconds)))
+    with pytest.raises(KeyboardInterrupt), clock.timing("capture"):
+        raise KeyboardInterrupt
+    for _ in range(2):
+        with clock.timing("capture"):
+            sum(range(1000))
+    assert [set(one) for one in kept] == [{"capture"}] * 2
+    assert kept[0]["capture"] == kept[1]["capture"] > 0
+
+
 def test_rows_of_another_request_are_not_mixed(kept: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(RunMismatchError, match="another comparison"):
         one_shot.study(one_shot.Request("lenet", 600, 200, 200, 2), kept[0], ROWS, [0.7], 1)
@@ -106,6 +118,7 @@ def test_the_page_has_every_row_and_says_what_is_missing(kept: tuple[Path, dict[
     assert "of 200 test images" in text
     assert "Not shown: bn-scale" in text
     assert f"{100 * kept[1]['cells']['full 0.7 0']['pruned_accuracy']:.2f}" in text
+    assert "| calibration sample 1 | " in text
 
 
 def test_an_examination_is_a_comparison(bench: Bench) -> None:
