@@ -5,6 +5,8 @@ Notation: G = XᵀX/T (columns, columns), B = XᵀY/T (columns, outputs), weight
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import LinAlgError, cho_solve, cholesky, eigh
@@ -69,12 +71,44 @@ def truncated_solution(
     return solution
 
 
+@dataclass(frozen=True, eq=False)
+class ContextFit:
+    """Least squares on columns that always stay.
+
+    Attributes:
+        rest: weights for the other columns, (kept, rest).
+        responses: for the responses, (kept, outputs).
+    """
+
+    rest: Float64[np.ndarray, "kept rest"]
+    responses: Float64[np.ndarray, "kept outputs"]
+
+
+def context_fit(
+    gram: Float64[np.ndarray, "columns columns"],
+    cross: Float64[np.ndarray, "columns outputs"],
+    kept_columns: Int64[np.ndarray, " kept"],
+    ridge: float = DEFAULT_RIDGE,
+) -> ContextFit:
+    """Regress the other columns and the responses on those that stay.
+
+    Args:
+        ridge: relative to the kept columns' own diagonal.
+    """
+    rest = np.setdiff1d(np.arange(len(gram)), kept_columns)
+    context = gram[np.ix_(kept_columns, kept_columns)]
+    diagonal = context.diagonal()
+    penalty = ridge * np.where(diagonal > 0, diagonal, max(float(gram.diagonal().max()), 1.0))
+    both = ridge_solution(context, np.hstack([gram[np.ix_(kept_columns, rest)], cross[kept_columns]]), penalty)
+    return ContextFit(both[:, : len(rest)], both[:, len(rest) :])
+
+
 def partial_out(
     gram: Float64[np.ndarray, "columns columns"],
     cross: Float64[np.ndarray, "columns outputs"],
     power: float,
     kept_columns: Int64[np.ndarray, " kept"],
-    ridge: float = DEFAULT_RIDGE,
+    fit: ContextFit | None = None,
 ) -> tuple[Float64[np.ndarray, "rest rest"], Float64[np.ndarray, "rest outputs"], float]:
     """Moments of what remains to be explained when some columns always stay (the Schur complement).
 
@@ -85,19 +119,47 @@ def partial_out(
     Of what is little more than round-off the cross moments are scaled down to what gram and power allow.
 
     Args:
-        ridge: relative to the kept columns' own diagonal.
+        fit: of these moments, if it is known already.
+    """
+    fit = fit or context_fit(gram, cross, kept_columns)
+    rest = np.setdiff1d(np.arange(len(gram)), kept_columns)
+    bridge = gram[np.ix_(kept_columns, rest)]  # (kept, rest)
+    remaining = gram[np.ix_(rest, rest)] - bridge.T @ fit.rest
+    remaining_cross = cross[rest] - bridge.T @ fit.responses
+    remaining_power = power - float(np.vdot(cross[kept_columns], fit.responses))
+    return _without_round_off(remaining, remaining_cross, remaining_power, gram.diagonal()[rest], power)
+
+
+def residual_moments(
+    gram: Float64[np.ndarray, "columns columns"],
+    cross: Float64[np.ndarray, "columns outputs"],
+    power: float,
+    kept_columns: Int64[np.ndarray, " kept"],
+    fit: ContextFit,
+) -> tuple[Float64[np.ndarray, "rest rest"], Float64[np.ndarray, "rest outputs"], float]:
+    """Moments of what a fit to *other* rows leaves of these: a held-out fold has no part in its own context.
+
+    With A, Y the fit's weights on context c: G' = G_rr - AᵀG_cr - G_rcA + AᵀG_ccA, B' = B_r - AᵀB_c -
+    (G_rc - AᵀG_cc)Y, and the power the context's own held-out error. Equal to `partial_out` on the rows that the
+    fit was made to, but for the ridge. Of what is nearly explained nothing remains, as there.
+
+    Args:
+        gram, cross, power: about the means of the rows that `fit` was made to.
     """
     rest = np.setdiff1d(np.arange(len(gram)), kept_columns)
-    context = gram[np.ix_(kept_columns, kept_columns)]
-    bridge = gram[np.ix_(kept_columns, rest)]  # (kept, rest)
-    diagonal = context.diagonal()
-    penalty = ridge * np.where(diagonal > 0, diagonal, max(float(gram.diagonal().max()), 1.0))
-    both = ridge_solution(context, np.hstack([bridge, cross[kept_columns]]), penalty)
-    on_rest, on_responses = both[:, : len(rest)], both[:, len(rest) :]
-    remaining = gram[np.ix_(rest, rest)] - bridge.T @ on_rest
-    remaining_cross = cross[rest] - bridge.T @ on_responses
-    remaining_power = power - float(np.vdot(cross[kept_columns], on_responses))
-    varies = remaining.diagonal() > _EXPLAINED * gram.diagonal()[rest]
+    bridge, context = gram[np.ix_(kept_columns, rest)], gram[np.ix_(kept_columns, kept_columns)]
+    unexplained = bridge - context @ fit.rest  # (kept, rest)
+    remaining = gram[np.ix_(rest, rest)] - fit.rest.T @ bridge - unexplained.T @ fit.rest
+    remaining_cross = cross[rest] - fit.rest.T @ cross[kept_columns] - unexplained.T @ fit.responses
+    remaining_power = power - 2 * float(np.vdot(fit.responses, cross[kept_columns]))
+    remaining_power += float(np.vdot(fit.responses, context @ fit.responses))
+    return _without_round_off(remaining, remaining_cross, remaining_power, gram.diagonal()[rest], power)
+
+
+def _without_round_off(
+    remaining: np.ndarray, remaining_cross: np.ndarray, remaining_power: float, diagonal: np.ndarray, power: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    varies = remaining.diagonal() > _EXPLAINED * diagonal
     remaining *= varies[:, None] & varies
     if remaining_power <= _EXPLAINED * power:
         return (remaining + remaining.T) / 2, np.zeros_like(remaining_cross), 0.0

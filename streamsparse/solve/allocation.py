@@ -15,6 +15,7 @@ By exchanging loss and cost the same search finds the least cost within a bound 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import floor
 
 import numpy as np
 
@@ -24,19 +25,30 @@ from streamsparse.solve.exchanges import improve
 _SWEEPS = 60
 _BISECTIONS = 24
 _ROUND_OFF = 0.3  # costs are whole numbers: less than one beyond the limit is none beyond it
+_DECIMALS = 1e-12  # of a limit: what a product with a fraction, as it is written, may lose
 _DESCENT_EFFORT = 80_000
 """Choices times the neighbours priced again at each step; beyond, descent from the whole network takes seconds."""
+
+
+def whole_units(cost_limit: float) -> int:
+    """The largest whole cost within a limit; a fraction of a cost, written in decimals, is that cost again."""
+    return floor(cost_limit * (1 + _DECIMALS))
+
+
+def bound_of(cost_limit: float) -> float:
+    """What an architecture's cost, a sum in floating point, is compared with."""
+    return whole_units(cost_limit) + _ROUND_OFF
 
 
 def least_loss(table: PriceTable, cost_limit: float, *, from_whole: bool = True) -> Architecture:
     """The architecture of least predicted loss within the limit.
 
     Args:
-        cost_limit: that the smallest architecture meets.
+        cost_limit: in whole units (parameters, nanoseconds); the smallest architecture meets `bound_of` it.
         from_whole: descend from the whole network too, unless it is very large, and improve everything that was
             found: then it is never worse than steepest descent. Takes most of the time, and gains little.
     """
-    limit = float(np.floor(cost_limit)) + _ROUND_OFF
+    limit = bound_of(cost_limit)
     largest = Architecture(table, [len(one.counts) - 1 for one in table.choices])
     if largest.cost <= limit:
         return largest
@@ -132,7 +144,9 @@ def descend(start: Architecture, limit: float) -> Architecture:
         for group in range(len(found.choice)):
             if group not in best:
                 best[group] = _steepest(found, group, excess)
-        _, group = min((ratio, group) for group, (ratio, _) in best.items())
+        ratio, group = min((ratio, group) for group, (ratio, _) in best.items())
+        if not np.isfinite(ratio):  # nothing is saved any more
+            return Architecture(found.table, [0] * len(found.choice))
         found.move(group, best[group][1])
         for other in (group, *found.table.neighbours[group]):
             best.pop(other, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamsparse.errors import BudgetError
 from streamsparse.kernels.costs import CostModel
 from streamsparse.kernels.latencies import LatencyModel
-from streamsparse.solve.allocation import least_cost, least_loss
+from streamsparse.solve.allocation import bound_of, least_cost, least_loss, whole_units
 from streamsparse.solve.architecture import Architecture, Choices, CostTable, LatencyTable, PriceTable
 
 QUANTITIES = ("params", "macs", "bytes")
@@ -144,11 +144,11 @@ def allocate(
 
 def _within_cost(table: PriceTable, quantity: str, limit: float) -> dict[str, int]:
     smallest = Architecture(table, [0] * len(table.choices))
-    if round(smallest.cost) > limit:
+    if smallest.cost > bound_of(limit):
         raise BudgetError(
             "No architecture meets this budget.",
-            expected=f"{quantity} ≤ {limit:,.0f}",
-            got=f"at least {round(smallest.cost):,} with as few channels in every group as may be",
+            expected=f"{quantity} ≤ {whole_units(limit):,}",
+            got=f"at least {ceil(smallest.cost - bound_of(0)):,} with as few channels in every group as may be",
             where="--budget",
             remedy="raise the budget, fix fewer channel counts, or loosen the constraints",
         )

@@ -79,7 +79,8 @@ class Constraints:
 
     def least_count(self, size: int) -> int:
         """Positions that a group of this size keeps at least."""
-        least = math.ceil(self.min_channels * size) if self.min_channels < 1 else int(self.min_channels)
+        fraction = self.min_channels * size - 1e-9  # 0.07 of 100 are 7, in binary too
+        least = math.ceil(fraction) if self.min_channels < 1 else int(self.min_channels)
         return max(1, min(least, size))
 
     def allowed(self, group: str, size: int) -> NDArray[np.int64]:

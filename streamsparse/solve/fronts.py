@@ -56,7 +56,8 @@ class GroupFront:
         group: name.
         front: best support and training error for every count.
         held_out: relative error on held-out folds, (positions + 1,). At counts that are not in `evaluated` it is
-            the training error times the ratio interpolated between neighbours, or that of the largest evaluated.
+            the training error times the ratio interpolated (its logarithm) between neighbours, or that of the
+            largest evaluated.
         evaluated: counts at which the held-out error was computed, sorted.
     """
 
@@ -124,7 +125,7 @@ def with_held_out_errors(
     """The front with errors cross-validated at these sorted counts, interpolated at the others."""
     supports = [front.supports[count] for count in counts]
     errors = cross_validated(group, geometries, statistics, supports, front.ridge)
-    return GroupFront(group.name, front, _interpolated(front.errors, counts, errors), counts)
+    return GroupFront(group.name, front, interpolated(front.errors, counts, errors), counts)
 
 
 def evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
@@ -142,10 +143,19 @@ def evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
     return np.concatenate([[0], affordable if affordable.size else spread[:1]])
 
 
-def _interpolated(training: np.ndarray, counts: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+def interpolated(training: np.ndarray, counts: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Held-out errors at every count from some: training errors times the ratio, interpolated in its logarithm.
+
+    The ratio jumps where there are fewer rows than columns; between its logarithms no error leaves the scale of its
+    neighbours.
+
+    Args:
+        training: errors, (positions + 1,).
+        counts: sorted; held_out: errors there. Beyond the last the ratio stays.
+    """
     floor = 1e-12  # of relative errors: with float32 products an exact fit has none
-    ratios = held_out / np.maximum(training[counts], floor)
+    ratios = np.log(np.maximum(held_out, floor) / np.maximum(training[counts], floor))
     every = np.arange(len(training))
-    errors: np.ndarray = np.maximum(training, floor) * np.interp(every, counts, ratios)
+    errors: np.ndarray = np.maximum(training, floor) * np.exp(np.interp(every, counts, ratios))
     errors[counts] = held_out
     return errors

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamsparse.errors import StatisticsError
 from streamsparse.kernels.folds import FoldSums, held_out_moments, total, training_moments
-from streamsparse.kernels.least_squares import partial_out
+from streamsparse.kernels.least_squares import ContextFit, context_fit, partial_out, residual_moments
 from streamsparse.kernels.regression import Problem, Regression, columns_of
 from streamsparse.kernels.statistics import Moments, Sums, moments, origin
 from streamsparse.types import ChannelGroup, Consumer, LayerGeometry
@@ -16,10 +16,13 @@ from streamsparse.types import ChannelGroup, Consumer, LayerGeometry
 Statistics = Mapping[str, FoldSums]
 """Sums by fold for every captured layer."""
 
+Contexts = tuple[ContextFit | None, ...]
+"""For every consumer, what was fitted to channels of other groups; None where there are none."""
+
 
 def group_problem(group: ChannelGroup, geometries: Mapping[str, LayerGeometry], statistics: Statistics) -> Problem:
     """The regressions of a group's consumers on all folds together."""
-    return _problem(group, geometries, statistics, lambda sums, bias: layer_moments(total(sums), bias))
+    return _problem(group, geometries, statistics, lambda sums, bias: layer_moments(total(sums), bias))[0]
 
 
 def fold_problems(
@@ -27,15 +30,19 @@ def fold_problems(
 ) -> Iterator[tuple[Problem, Problem]]:
     """For every fold, the regressions on the other folds and on the held-out one (about the training means).
 
-    One fold at a time: two Grams of every consumer.
+    What channels of other groups explain is fitted to the other folds on both sides. One fold at a time: two Grams
+    of every consumer.
     """
     folds = min(len(statistics[consumer.layer]) for consumer in group.consumers)
 
-    def side(fold: int, moments_of: Callable[[FoldSums, int, bool], Moments]) -> Problem:
-        return _problem(group, geometries, statistics, lambda sums, bias: moments_of(sums, fold, bias))
+    def side(
+        fold: int, moments_of: Callable[[FoldSums, int, bool], Moments], contexts: Contexts = ()
+    ) -> tuple[Problem, Contexts]:
+        return _problem(group, geometries, statistics, lambda sums, bias: moments_of(sums, fold, bias), contexts)
 
     for fold in range(folds):
-        yield side(fold, training_moments), side(fold, held_out_moments)
+        training, contexts = side(fold, training_moments)
+        yield training, side(fold, held_out_moments, contexts)[0]
 
 
 def layer_moments(sums: Sums, bias: bool) -> Moments:
@@ -48,7 +55,9 @@ def _problem(
     geometries: Mapping[str, LayerGeometry],
     statistics: Statistics,
     moments_of: Callable[[FoldSums, bool], Moments],
-) -> Problem:
+    contexts: Contexts = (),
+) -> tuple[Problem, Contexts]:
+    """Also what was fitted to the context of every consumer, or `contexts`, fitted to other rows, if given."""
     captured = [consumer for consumer in group.consumers if consumer.layer in statistics]
     if len(captured) < len(group.consumers):
         missing = [consumer.layer for consumer in group.consumers if consumer not in captured]
@@ -59,14 +68,17 @@ def _problem(
             where=group.name,
             remedy="run `streamsparse accumulate` again",
         )
-    return tuple(
-        _regression(consumer, geometry, moments_of(statistics[consumer.layer], geometry.bias))
-        for consumer in captured
-        for geometry in (geometries[consumer.layer],)
-    )
+    made = []
+    for consumer, context in zip(captured, contexts or (None,) * len(captured), strict=True):
+        geometry = geometries[consumer.layer]
+        found = moments_of(statistics[consumer.layer], geometry.bias)
+        made.append(_regression(consumer, geometry, found, context))
+    return tuple(regression for regression, _ in made), tuple(context for _, context in made)
 
 
-def _regression(consumer: Consumer, geometry: LayerGeometry, found: Moments) -> Regression:
+def _regression(
+    consumer: Consumer, geometry: LayerGeometry, found: Moments, context: ContextFit | None
+) -> tuple[Regression, ContextFit | None]:
     gram, cross = _block_diagonal(found.gram), _block_diagonal(found.cross)
     columns = position_columns(consumer, geometry)  # (positions, columns per position)
     own = columns.ravel()
@@ -77,8 +89,13 @@ def _regression(consumer: Consumer, geometry: LayerGeometry, found: Moments) -> 
         gram, cross = gram[np.ix_(order, order)], cross[order]
     if rest.size:  # channels of other groups that feed the same layer: they stay, their share is explained
         Regression(gram, cross, power, 1)  # what contradicts itself is found before it is fitted to
-        gram, cross, power = partial_out(gram, cross, power, np.arange(len(own), len(order)))
-    return Regression(gram, cross, power, columns.shape[1])
+        stay = np.arange(len(own), len(order))
+        if context is None:
+            context = context_fit(gram, cross, stay)
+            gram, cross, power = partial_out(gram, cross, power, stay, context)
+        else:
+            gram, cross, power = residual_moments(gram, cross, power, stay, context)
+    return Regression(gram, cross, power, columns.shape[1]), context
 
 
 def position_columns(consumer: Consumer, geometry: LayerGeometry) -> np.ndarray:

@@ -12,7 +12,7 @@ from streamsparse.errors import BudgetError
 from streamsparse.events import OnEvent, ignore
 from streamsparse.intake.captured import read_captured
 from streamsparse.kernels.costs import CostModel
-from streamsparse.solve.allocation import least_loss
+from streamsparse.solve.allocation import least_loss, whole_units
 from streamsparse.solve.architecture import Architecture, Choices, CostTable
 from streamsparse.solve.budget import QUANTITIES, cost_of
 from streamsparse.solve.constraints import Constraints
@@ -80,19 +80,26 @@ def network_front(
     table, whole = CostTable(costs, quantity, choices), cost_of(costs, quantity, {})
     least = round(Architecture(table, [0] * len(choices)).cost)
     limits = np.geomspace(whole, least, points).round() if isinstance(points, int) else np.array(points) * whole
-    if limits.min(initial=whole) < least:
+    if whole_units(limits.min(initial=whole)) < least:
         raise BudgetError(
             "No architecture meets this budget.",
-            expected=f"{quantity}={least / whole:.4f} or more",
+            expected=f"{quantity}={_written(least, whole)} or more",
             got=f"{quantity}={limits.min() / whole:g}",
         )
     found = []
     for limit in limits.tolist():
         one = least_loss(table, limit, from_whole=False)
         keep = {name: fronts[name].front.supports[count].tolist() for name, count in one.counts.items()}
-        budget, fraction = f"{quantity}={limit / whole:.6g}", one.cost / whole
+        budget, fraction = f"{quantity}={_written(limit, whole)}", one.cost / whole
         found.append(NetworkPoint(budget, fraction, costs.costs_of_keep(keep), one.loss, one.counts))
     return tuple(found)
+
+
+def _written(limit: float, whole: int) -> str:
+    """The fraction of the whole in as few digits as give the same limit again."""
+    texts = (f"{limit / whole:.{digits}g}" for digits in range(3, 18))
+    same = (text for text in texts if whole_units(float(text) * whole) == whole_units(limit))
+    return next(same, repr(limit / whole))
 
 
 def trade_off(

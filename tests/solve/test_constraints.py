@@ -141,6 +141,13 @@ def test_constraints_that_make_no_sense(wrong: dict[str, Any]) -> None:
         Constraints(**wrong)
 
 
+def test_a_fraction_of_the_channels_is_no_more_than_that() -> None:
+    for percent in range(1, 100):
+        for size in (1, 7, 50, 64, 100, 200):
+            exact = max(1, -(-percent * size // 100))
+            assert Constraints(min_channels=percent / 100).least_count(size) == exact
+
+
 def test_without_lists_to_drop_something_must_be_asked_for() -> None:
     with pytest.raises(UsageError, match="how small"):
         check_request(None, None, SIZES, constraints=Constraints(keep={"conv1": (0,)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import floor
 
 import numpy as np
 import pytest
@@ -72,6 +73,27 @@ def test_within_the_time_and_near_the_optimum(
     assert float(model.seconds(counts)) <= limit
     predicted = sum((losses[name][table[:, place]] for place, name in enumerate(model.costs.groups)), np.zeros(1))
     assert loss_of(losses, counts) <= 1.1 * predicted[spent <= limit].min() + 1e-12
+
+
+@settings(deadline=None, max_examples=30)
+@given(problems())
+def test_the_least_possible_time_is_refused_below_and_met_as_it_is_said(
+    problem: tuple[LatencyModel, dict[str, np.ndarray], np.random.Generator],
+) -> None:
+    model, losses, _ = problem
+    smallest = dict.fromkeys(losses, 1)
+    nanoseconds = 1e9 * float(model.seconds(smallest))
+    with pytest.raises(BudgetError, match="at least") as refused:
+        allocate(Budget("latency", (floor(nanoseconds) - 1) / 1e9, "cpu"), losses, model.costs, latencies=model)
+    said = int(str(refused.value).partition("at least ")[2].split()[0].replace(",", ""))
+    assert said == pytest.approx(nanoseconds, abs=1)
+    for limit in (nanoseconds - 0.3, nanoseconds, said):  # near it: an answer or a refusal, and no end without one
+        try:
+            found = allocate(Budget("latency", limit / 1e9, "cpu"), losses, model.costs, latencies=model)
+        except BudgetError:
+            assert limit < said
+        else:
+            assert 1e9 * float(model.seconds(found)) <= limit + 1
 
 
 @pytest.mark.parametrize(

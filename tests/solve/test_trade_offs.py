@@ -13,7 +13,17 @@ from streamsparse.errors import BudgetError, UsageError
 from streamsparse.events import Event, Notice
 from streamsparse.intake.captured import read_captured
 from streamsparse.sensitivity import measure_sensitivities
-from streamsparse.solve import Constraints, SolveSettings, find_fronts, make_plan, solve
+from streamsparse.solve import (
+    Budget,
+    Constraints,
+    SolveSettings,
+    allocate,
+    find_fronts,
+    make_plan,
+    parse_budget,
+    solve,
+)
+from streamsparse.solve.allocation import whole_units
 from streamsparse.solve.finding import committed_fronts, find_constrained_fronts
 from streamsparse.solve.losses import predicted_losses
 from streamsparse.solve.measured import known_losses, read_sensitivities
@@ -59,9 +69,18 @@ def test_losses_fall_and_costs_rise_along_the_front(finished: Path) -> None:
         assert points[-1].counts == dict.fromkeys(fronts, 1)
         for point in points:
             limit = float(point.budget.partition("=")[2]) * whole
-            assert getattr(point.costs, of) <= limit * (1 + 1e-5)
+            assert getattr(point.costs, of) <= whole_units(limit)
             assert point.costs == captured.costs.costs(point.counts)
             assert point.fraction == pytest.approx(getattr(point.costs, of) / whole)
+        assert allocate(parse_budget(points[-1].budget), losses, captured.costs) == points[-1].counts
+
+
+def test_every_size_can_be_written_as_a_fraction(finished: Path) -> None:
+    costs = read_captured(Run.at(finished)).costs
+    whole = costs.parameters({})
+    assert [whole_units(Budget("params", size / whole).absolute(costs)) for size in range(1, whole)] == [
+        *range(1, whole)
+    ]
 
 
 def test_points_of_the_front_are_the_plans_of_their_budgets(finished: Path) -> None:

@@ -1,0 +1,65 @@
+"""Held-out errors against least squares on the raw rows: nothing that is judged takes part in the judgement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from streamsparse.kernels.least_squares import DEFAULT_RIDGE
+from streamsparse.kernels.statistics import Sums
+from streamsparse.solve.fronts import interpolated
+from streamsparse.solve.validation import cross_validated
+from streamsparse.types import ChannelGroup, Consumer
+from tests.small import geometry_of
+
+OWN, CONTEXT, OUTPUTS = 6, 12, 3
+
+
+def sums_of(x: np.ndarray, y: np.ndarray) -> Sums:
+    """Raw sums of rows."""
+    rows, responses = torch.from_numpy(x), torch.from_numpy(y)
+    return Sums(
+        (rows.T @ rows)[None], (rows.T @ responses)[None], rows.sum(0)[None], responses.sum(0)[None],
+        responses.square().sum()[None], torch.tensor([float(len(x))], dtype=torch.float64),
+    )  # fmt: skip
+
+
+def held_out_ratio(x: np.ndarray, y: np.ndarray, judged: np.ndarray, support: np.ndarray) -> float:
+    """Error of support and context together over that of the context alone, both fitted to the other rows."""
+    context = np.arange(OWN, OWN + CONTEXT)
+    errors = []
+    for columns in (np.concatenate([support, context]), context):
+        means = x[~judged].mean(0), y[~judged].mean(0)
+        known, wanted = x[~judged][:, columns] - means[0][columns], y[~judged] - means[1]
+        weights = np.linalg.lstsq(known, wanted, rcond=None)[0]
+        left = y[judged] - means[1] - (x[judged][:, columns] - means[0][columns]) @ weights
+        errors.append(np.square(left).sum())
+    return float(errors[0] / errors[1])
+
+
+@pytest.mark.parametrize("rows", [10, 16, 200], ids=["fewer than context", "hardly more", "many"])
+def test_channels_of_other_groups_are_fitted_to_the_other_folds(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    mixed = rng.normal(size=(4 * rows, OWN + CONTEXT)) @ rng.normal(size=(OWN + CONTEXT, OWN + CONTEXT))
+    x = mixed + rng.normal(size=OWN + CONTEXT)
+    y = x @ rng.normal(size=(OWN + CONTEXT, OUTPUTS)) + rng.normal(size=(4 * rows, OUTPUTS))
+    fold = np.repeat(np.arange(4), rows)
+    group = ChannelGroup("own", OWN, (), (Consumer("layer", tuple((c,) for c in range(OWN))),))
+    geometry = geometry_of(nn.Linear(OWN + CONTEXT, OUTPUTS), torch.zeros(1, OWN + CONTEXT))
+    statistics = {"layer": tuple(sums_of(x[fold == one], y[fold == one]) for one in range(4))}
+    supports = [np.array(kept) for kept in ([0], [1, 4], [0, 2, 3, 5], list(range(OWN)))]
+    found = cross_validated(group, {"layer": geometry}, statistics, supports, DEFAULT_RIDGE)
+    expected = [np.mean([held_out_ratio(x, y, fold == one, kept) for one in range(4)]) for kept in supports]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_errors_between_counts_stay_between_their_neighbours() -> None:
+    training = np.geomspace(1.0, 1e-12, 101)
+    counts = np.array([0, 50, 100])
+    held_out = np.array([1.0, 2e-6, 1e-7])  # the ratio jumps from 2 to 1e5
+    found = interpolated(training, counts, held_out)
+    np.testing.assert_array_equal(found[counts], held_out)
+    assert (np.diff(found) < 0).all()
+    assert found[99] == pytest.approx(1e-7 * (2e-6 / 1e-7) ** (1 / 50), rel=1e-6)
