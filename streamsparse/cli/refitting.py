@@ -33,7 +33,8 @@ def refit(
 
     Takes one more pass over the calibration images per stage; the choice of channels stays as it is. With
     --recalibrate the running statistics of every BatchNorm follow, each behind those before it: one pass as far as
-    that layer, through the network that is already cut.
+    that layer, through the network that is already cut. It helps where most channels go, and only with images like
+    those of the training: statistics that came from other data are replaced, too.
 
     Examples:
 
