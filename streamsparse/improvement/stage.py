@@ -8,6 +8,7 @@ between both, and look around it, with all the others cut as they are:
     plan  k = (4, 4, 45, 19)     measured loss D(k)
     looks every group a step down and a step up, D(k − s), D(k + s)                   two passes per group
     fit   each group's predicted curve, scaled on either side to what was measured    no pass
+          there, or where it is flat a straight line to that
     next  the budget spent anew by the fitted curves, no group beyond its looks       one pass: kept if D falls,
                                                                                       else half the steps
 
