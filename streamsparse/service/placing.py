@@ -51,6 +51,7 @@ def _put(root: Root, name: str, unpacked: Path) -> None:
     keys = sorted(path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file())
     with run.lock("begin"):
         root.require_free(name)  # by whoever held the lock before
+        run.finish_clearing()
         if not _LEFT_BEHIND.issuperset(run.documents.names("")):
             raise name_taken(name)
         with _nothing_left(run):

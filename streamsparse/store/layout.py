@@ -2,6 +2,7 @@
 
     RUN/
       manifest.json                                   what was captured: model, data, channel graph, versions, seeds
+      clearing.json                                   while the run is being removed; see `Run.clear`
       model/weights.safetensors                       the original weights, so that a run is complete in itself
       activations/STREAM/shard-IIII-of-NNNN/
         plan.json                                     arrays, batches, dtype, codec; written before any array
@@ -48,6 +49,9 @@ from urllib.parse import quote, unquote
 SCHEMA_VERSION = 2
 
 MANIFEST = "manifest.json"
+CLEARING = "clearing.json"
+ROOT_GROUP = "zarr.json"
+"""Written by zarr beside the manifest, with the first array."""
 WEIGHTS = "model/weights.safetensors"
 PLAN = "plan.json"
 RECORD = "record.json"
@@ -64,7 +68,7 @@ CONTENTS = (
     "activations", "partials", "statistics", "solution", "checkpoints", "evaluations", LATENCIES, TIMINGS, REPORT,
     "model",
 )  # fmt: skip
-"""Everything in a run but its manifest and its locks."""
+"""Everything in a run but its locks and the documents beside its manifest."""
 ORIGINAL_STREAM = "original"
 BEGUN_IN_BUCKET = ("locks", "model")
 """What a run in a bucket that was killed before its manifest may hold."""

@@ -24,7 +24,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from streamsparse.errors import CorruptDataError
+from streamsparse.errors import CorruptDataError, StorageError
 from streamsparse.store import layout
 from streamsparse.store.at_once import at_once
 from streamsparse.store.codecs import compressors
@@ -32,6 +32,8 @@ from streamsparse.store.documents import Documents
 from streamsparse.store.failures import storage_errors
 
 CHUNK_BYTES = 64 * 2**20
+_ATTEMPTS = 20
+"""At reading a record that is replaced each time before all of it is read."""
 _GENERATION = re.compile("[0-9a-f]{16}")
 _REMEDY = "restore the files from a copy, or delete the stage's output and run the stage again"
 
@@ -144,16 +146,31 @@ class Records:
         at_once(self._store, lambda item: draft.add(*item), arrays.items())
         draft.commit(list(arrays), description)
 
-    def read(self, key: str) -> Record | None:
-        """The record at `key`, or None if there is no whole record.
+    def read(self, key: str, only: Sequence[str] | None = None) -> Record | None:
+        """The record at `key`, or None if there is no whole record. It may be replaced meanwhile: then the new one.
+
+        Args:
+            key: of the record.
+            only: these of its arrays; None for all.
 
         Raises:
             CorruptDataError: a chunk is missing or fails its checksum.
         """
         description = self.description(key)
-        if description is None:
-            return None
-        names = _names(description, key)
+        for attempt in range(_ATTEMPTS):
+            if description is None:
+                break
+            try:
+                return self._read(key, description, only)
+            except (CorruptDataError, StorageError):
+                before, description = description, self.description(key)
+                if description == before or attempt == _ATTEMPTS - 1:
+                    raise
+        return None
+
+    def _read(self, key: str, description: dict[str, Any], only: Sequence[str] | None) -> Record:
+        """The record with this description."""
+        names = _names(description, key) if only is None else only
         found = at_once(self._store, lambda name: self._metadata(key, description, name), names)
         arrays = sync(self._values(key, description, dict(zip(names, found, strict=True))))
         return Record({name: value for name, value in description.items() if name not in _OWN}, arrays)

@@ -89,8 +89,12 @@ class Run:
         return found
 
     def begin(self, manifest: dict[str, Any], weights: bytes) -> dict[str, Any]:
-        """Write the original weights and then the manifest, unless there is one; returns the one that is there."""
+        """Write the original weights and then the manifest, unless there is one; returns the one that is there.
+
+        Of a run whose clearing was killed nothing is taken over.
+        """
         with self.lock("begin", wait=True):  # shards begin at the same time
+            self.finish_clearing()
             if not self.exists:
                 self.documents.write(layout.WEIGHTS, weights)
                 model = {**manifest["model"], "weights_sha256": hashlib.sha256(weights).hexdigest()}
@@ -174,13 +178,12 @@ class Run:
         return locked(self.directory, name, shared=shared, wait=wait)
 
     def require_own(self) -> None:
-        """Refuse a place that holds something else; a run that was killed at its very beginning is ours.
+        """Refuse a place that holds something else; what a killed beginning or clearing left is ours.
 
         Raises:
             RunError: files that are not a run's; nothing is touched.
         """
-        found = self.documents.read_json(layout.MANIFEST)
-        if found is not None and "schema" in found:
+        if self._is_marked(layout.MANIFEST) or self._is_marked(layout.CLEARING):
             return
         names = self._names()
         ours = ".run.lock" in names if self.directory is not None else set(names) <= set(layout.BEGUN_IN_BUCKET)
@@ -194,10 +197,32 @@ class Run:
             )
 
     def clear(self) -> None:
-        """Remove everything in the run, its manifest first, so that no half of it is taken for a whole."""
+        """Remove everything in the run. What a kill leaves of it is removed before anything is begun here."""
+        with self.lock("begin", wait=True):
+            self.documents.write_json(layout.CLEARING, {"schema": layout.SCHEMA_VERSION})
+            self._remove()
+
+    def finish_clearing(self) -> None:
+        """Remove what a clearing that was killed has left, if one was. The caller holds the lock `begin`."""
+        if not self._is_marked(layout.CLEARING):
+            return
+        if self.exists:  # killed before the first deletion: the run is whole
+            self.documents.delete_key(layout.CLEARING)
+        else:
+            self._remove()
+
+    def _remove(self) -> None:
+        """The manifest first, so that no half of the run is taken for a whole; what says that it is half, last."""
         self.documents.delete_key(layout.MANIFEST)
         for prefix in layout.CONTENTS:
             self.documents.delete(prefix)
+        self.documents.delete_key(layout.ROOT_GROUP)
+        self.documents.delete_key(layout.CLEARING)
+
+    def _is_marked(self, key: str) -> bool:
+        """Whether a document of ours is there, and not another's of the same name."""
+        found = self.documents.read_json(key)
+        return found is not None and "schema" in found
 
     def _names(self) -> list[str]:
         """What lies directly in the run's place."""

@@ -98,11 +98,8 @@ class Statistics(Mapping[str, FoldSums]):
         Raises:
             CorruptDataError: the number is missing or damaged.
         """
-        description = self.description(layer)
-        if description is None:
-            return 0
-        counts = self.run.records.array(layout.statistics_key(self.stream, layer), description, "count")
-        return round(float(counts.sum()))
+        record = self.run.records.read(layout.statistics_key(self.stream, layer), ["count"])
+        return 0 if record is None else round(float(record.arrays["count"].sum()))
 
     def write(self, geometry: LayerGeometry, sums: FoldSums, description: dict[str, Any]) -> None:
         """Commit the statistics of one layer, replacing what was there."""

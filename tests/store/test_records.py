@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamsparse.errors import CorruptDataError, StreamsparseError
+from streamsparse.errors import CorruptDataError, StorageError, StreamsparseError
 from streamsparse.store import Run, layout
+from streamsparse.store.records import Records
 from tests.small import DAMAGE
 
 ARRAYS = {
@@ -119,6 +121,106 @@ def test_damaged_metadata_is_found_and_named(tmp_path: Path, file: str, content:
     with pytest.raises(CorruptDataError) as raised:
         run.records.read("some/key")
     assert str(raised.value.where).startswith("some/key")
+
+
+def after_a_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) -> list[int]:
+    """Call `act` with 0, 1, ... each time after record.json was read, before its parts are; lists these."""
+    looks: list[int] = []
+    original = Records.description
+
+    def look(self: Records, key: str) -> object:
+        found = original(self, key)
+        looks.append(len(looks))
+        act(looks[-1])
+        return found
+
+    monkeypatch.setattr(Records, "description", look)
+    return looks
+
+
+@pytest.mark.parametrize("commits", [1, 4])
+@pytest.mark.parametrize("only", [None, ["values"]])
+def test_a_record_that_is_replaced_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: int, only: list[str] | None
+) -> None:
+    run = written(tmp_path)
+
+    def replace(look: int) -> None:
+        if look < commits:
+            arrays = {name: array + look for name, array in ARRAYS.items()}
+            Run.at(tmp_path).records.write("some/key", {"commit": look}, arrays)
+
+    looks = after_a_look(monkeypatch, replace)
+    record = run.records.read("some/key", only)
+    assert record is not None
+    assert record.description == {"commit": commits - 1}
+    assert list(record.arrays) == (only or sorted(ARRAYS))
+    for name, array in record.arrays.items():
+        np.testing.assert_array_equal(array, ARRAYS[name] + (commits - 1))
+    assert len(looks) == commits + 1
+
+
+@pytest.mark.parametrize("step", ["_metadata", "_values"])
+def test_a_record_that_is_replaced_before_the_last_of_its_parts_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    run, original = written(tmp_path), getattr(Records, step)
+    calls = 0
+
+    def replace_first(self: Records, *args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == (3 if step == "_metadata" else 1):
+            Run.at(tmp_path).records.write("some/key", {"about": "new"}, ARRAYS)
+        return original(self, *args)
+
+    monkeypatch.setattr(Records, step, replace_first)
+    record = run.records.read("some/key")
+    assert record is not None
+    assert record.description == {"about": "new"}
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(record.arrays[name], array)
+
+
+def test_a_record_that_is_deleted_while_it_is_read_is_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = written(tmp_path)
+    after_a_look(monkeypatch, lambda _: Run.at(tmp_path).documents.delete("some/key"))
+    assert run.records.read("some/key") is None
+
+
+def test_a_record_that_never_stays_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = written(tmp_path)
+    looks = after_a_look(monkeypatch, lambda _: Run.at(tmp_path).records.write("some/key", {}, ARRAYS))
+    with pytest.raises(CorruptDataError):
+        run.records.read("some/key")
+    assert len(looks) < 50
+
+
+@pytest.mark.parametrize("lost", ["c", "zarr.json"])
+def test_what_is_lost_is_looked_for_once_more_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    run = written(tmp_path)
+    (generation,) = generations(tmp_path)
+    Run.at(generation / "values").documents.delete_key(lost)
+    looks = after_a_look(monkeypatch, lambda _: None)
+    with pytest.raises(CorruptDataError, match="missing") as raised:
+        run.records.read("some/key")
+    assert raised.value.where == "some/key/values"
+    assert looks == [0, 1]
+
+
+def test_a_store_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = written(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise StorageError("The store could not be read or written.")
+
+    monkeypatch.setattr(Records, "_values", fail)
+    with pytest.raises(StorageError):
+        run.records.read("some/key")
 
 
 @given(st.text(max_size=30))
