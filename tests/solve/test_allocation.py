@@ -17,6 +17,7 @@ from streamsparse.kernels.costs import CostModel
 from streamsparse.network import find_groups
 from streamsparse.network.costs import cost_model
 from streamsparse.solve import Budget, allocate
+from streamsparse.solve.allocation import whole_units
 from streamsparse.solve.architecture import Architecture, Choices, CostTable
 from streamsparse.solve.budget import cost_of
 from tests.small import ConcatNet, SmallNet, build
@@ -50,8 +51,8 @@ MODELS = {kind.__name__: model_of(kind) for kind in (SmallNet, ConcatNet, Residu
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[CostModel, dict[str, np.ndarray], str, float]:
-    """A cost model, falling losses that need not be convex, a quantity, and a limit that can be met."""
+def problems(draw: st.DrawFn) -> tuple[CostModel, dict[str, np.ndarray], str, int]:
+    """A cost model, falling losses that need not be convex, a quantity, and a whole limit that can be met."""
     costs = MODELS[draw(st.sampled_from(sorted(MODELS)))]
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     power = draw(st.sampled_from([0.3, 1.0, 3.0]))
@@ -61,7 +62,7 @@ def problems(draw: st.DrawFn) -> tuple[CostModel, dict[str, np.ndarray], str, fl
     }
     kind = draw(st.sampled_from(["params", "macs", "bytes"]))
     whole, least = cost_of(costs, kind, {}), cost_of(costs, kind, dict.fromkeys(costs.groups, 1))
-    return costs, losses, kind, least + draw(st.floats(0, 1)) * (whole - least)
+    return costs, losses, kind, whole_units(least + draw(st.floats(0, 1)) * (whole - least))
 
 
 def loss_of(losses: dict[str, np.ndarray], counts: dict[str, int]) -> float:
@@ -96,7 +97,7 @@ def steepest_descent(losses: dict[str, np.ndarray], costs: CostModel, kind: str,
 @settings(deadline=None, max_examples=80)
 @given(problems())
 def test_never_worse_than_descent_and_near_the_optimum(
-    problem: tuple[CostModel, dict[str, np.ndarray], str, float],
+    problem: tuple[CostModel, dict[str, np.ndarray], str, int],
 ) -> None:
     costs, losses, kind, limit = problem
     counts = allocate(Budget(kind, limit), losses, costs)
@@ -110,7 +111,7 @@ def test_never_worse_than_descent_and_near_the_optimum(
 @settings(deadline=None, max_examples=40)
 @given(problems(), st.floats(0, 1))
 def test_fewest_parameters_within_a_loss(
-    problem: tuple[CostModel, dict[str, np.ndarray], str, float], share: float
+    problem: tuple[CostModel, dict[str, np.ndarray], str, int], share: float
 ) -> None:
     costs, losses, _, _ = problem
     bound = share * loss_of(losses, dict.fromkeys(losses, 1))
@@ -123,7 +124,7 @@ def test_fewest_parameters_within_a_loss(
 @settings(deadline=None, max_examples=40)
 @given(problems(), st.data())
 def test_costs_follow_every_move(
-    problem: tuple[CostModel, dict[str, np.ndarray], str, float], data: st.DataObject
+    problem: tuple[CostModel, dict[str, np.ndarray], str, int], data: st.DataObject
 ) -> None:
     costs, losses, kind, _ = problem
     table = CostTable(costs, kind, [Choices.of(name, loss, costs) for name, loss in losses.items()])

@@ -13,6 +13,7 @@ from streamsparse.kernels.costs import CostModel
 from streamsparse.network import find_groups
 from streamsparse.network.costs import cost_model
 from streamsparse.solve import Budget, allocate, parse_budget
+from streamsparse.solve.allocation import whole_units
 from streamsparse.solve.budget import cost_of, least_count
 from streamsparse.solve.plan import check_request
 from tests.small import SmallNet, build
@@ -47,7 +48,7 @@ def test_a_budget_is_met_and_used(
     limit = max(fraction * whole, least)
     budget = Budget(kind, limit if absolute and limit > 1 else limit / whole)
     counts = allocate(budget, errors, costs)
-    allowed = budget.limit * whole if budget.limit <= 1 else budget.limit
+    allowed = whole_units(budget.absolute(costs))
     assert counts.keys() == SIZES.keys()
     assert cost_of(costs, kind, counts) <= allowed
     for name, count in counts.items():
