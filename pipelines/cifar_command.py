@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -226,7 +227,9 @@ def result_name(name: str, options: Options) -> str:
     if options.dataset != "cifar10":
         parts += ["on", options.dataset.partition(":")[0].replace("-", "_")]
     if bool(options.cut) != bool(options.sparsity):
-        parts.append("cuts" if options.cut else "sparsities")
+        kind = "cuts" if options.cut else "sparsities"
+        alone = options.cut[0] if len(options.cut) == 1 else kind
+        parts.append(re.sub("[^A-Za-z0-9.]+", "_", alone).strip("_"))
     return "_".join(parts)
 
 

@@ -196,7 +196,7 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     for left_out in ("Tuned: ", "Scratch: ", "Local: ", "(its table 3)"):
         assert left_out not in page
     typed(capsys, data_root=root, weights=weights, cut=["conv(1)"], images=60, **nothing)
-    page = (tmp_path / "results" / "tiny_cifar10_cuts.md").read_text()
+    page = (tmp_path / "results" / "tiny_cifar10_conv_1.md").read_text()
     assert "92.00 % (1), 93.00 % (20)" in page  # the paper's column, and ours beside it, stay
     assert "Tuned: the paper's, with its number of epochs where the text tells; ours were not." in page
 
@@ -219,7 +219,8 @@ def test_pages_are_named_by_what_was_asked_for() -> None:
     for changes, name in (
         ({}, "tiny"),
         ({"cut": ["conv(1)"], "sparsity": [0.5]}, "tiny"),
-        ({"cut": ["conv(1)"]}, "tiny_cuts"),
+        ({"cut": ["conv(1)"]}, "tiny_conv_1"),
+        ({"cut": ["conv(1)", "conv_all+fc"]}, "tiny_cuts"),
         ({"sparsity": [0.5], "dataset": "fashion-mnist"}, "tiny_on_fashion_mnist_sparsities"),
         ({"dataset": "npz:/data/own.npz"}, "tiny_on_npz"),
     ):
