@@ -227,9 +227,9 @@ def result_name(name: str, options: Options) -> str:
     if options.dataset != "cifar10":
         parts += ["on", options.dataset.partition(":")[0].replace("-", "_")]
     if bool(options.cut) != bool(options.sparsity):
+        names = [*options.cut, *(f"sparsity-{value:g}" for value in options.sparsity)]
         kind = "cuts" if options.cut else "sparsities"
-        alone = options.cut[0] if len(options.cut) == 1 else kind
-        parts.append(re.sub("[^A-Za-z0-9.]+", "_", alone).strip("_"))
+        parts.append(re.sub("[^A-Za-z0-9.]+", "_", names[0] if len(names) == 1 else kind).strip("_"))
     return "_".join(parts)
 
 

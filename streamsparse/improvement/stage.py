@@ -206,10 +206,8 @@ def _descend(bench: Bench, decision: Decision, rounds: int, on_event: OnEvent) -
             better = best.take(counts, best.curves, bench.loss(counts))
             advance(1)
             if not better:
-                step /= 2
-                if step < SMALLEST_STEP or within == _within(
-                    best.counts, _looks(best.counts, step, decision.allowed)
-                ):
+                step = _smaller(step, best.counts, decision.allowed)
+                if step < SMALLEST_STEP:
                     advance(rounds - number - 1)
                     break
     for notice in best.told(bench.looks):
@@ -250,6 +248,15 @@ def _looks(counts: Counts, step: float, allowed: Mapping[str, np.ndarray]) -> li
             far = above[above >= count + size]
             looks.append((name, int(far[0] if far.size else above[-1])))
     return looks
+
+
+def _smaller(step: float, counts: Counts, allowed: Mapping[str, np.ndarray]) -> float:
+    """The first of step / 2, step / 4, ... that looks elsewhere; below `SMALLEST_STEP` if none does."""
+    before = _looks(counts, step, allowed)
+    step /= 2
+    while step >= SMALLEST_STEP and _looks(counts, step, allowed) == before:
+        step /= 2
+    return step
 
 
 def _within(counts: Counts, looks: Sequence[tuple[str, int]]) -> dict[str, tuple[int, int]]:

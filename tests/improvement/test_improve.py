@@ -22,7 +22,7 @@ from streamsparse.events import Event, Notice
 from streamsparse.improvement import Improved, improve
 from streamsparse.improvement.bench import Bench
 from streamsparse.improvement.noise import Change, fitted_curves, is_better, scales_of
-from streamsparse.improvement.stage import _looks, _starts
+from streamsparse.improvement.stage import SMALLEST_STEP, _looks, _smaller, _starts
 from streamsparse.intake.captured import read_captured
 from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
@@ -265,6 +265,13 @@ def test_looks_are_a_step_away_or_at_the_end() -> None:
     allowed = {"a": np.arange(1, 11), "b": np.array([4, 8, 16]), "c": np.array([3])}
     assert _looks({"a": 10, "b": 8, "c": 3}, 0.3, allowed) == [("a", 7), ("b", 4), ("b", 16)]
     assert _looks({"a": 1, "b": 16, "c": 3}, 0.9, allowed) == [("a", 2), ("b", 4)]
+
+
+def test_a_smaller_step_looks_elsewhere() -> None:
+    """Allowed counts may leave gaps that half a step does not get out of."""
+    allowed = {"a": np.array([60, 95, 100]), "b": np.array([4])}
+    assert _smaller(0.3, {"a": 100, "b": 4}, allowed) == pytest.approx(0.3 / 8)  # 60 until a step is at most 5
+    assert _smaller(0.3, {"a": 60, "b": 4}, allowed) < SMALLEST_STEP  # 95 from any step
 
 
 def changes(**looks: tuple[int, float, float]) -> dict[tuple[str, int], Change]:

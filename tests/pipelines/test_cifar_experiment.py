@@ -221,7 +221,8 @@ def test_pages_are_named_by_what_was_asked_for() -> None:
         ({"cut": ["conv(1)"], "sparsity": [0.5]}, "tiny"),
         ({"cut": ["conv(1)"]}, "tiny_conv_1"),
         ({"cut": ["conv(1)", "conv_all+fc"]}, "tiny_cuts"),
-        ({"sparsity": [0.5], "dataset": "fashion-mnist"}, "tiny_on_fashion_mnist_sparsities"),
+        ({"sparsity": [0.5, 0.75], "dataset": "fashion-mnist"}, "tiny_on_fashion_mnist_sparsities"),
+        ({"sparsity": [0.75]}, "tiny_sparsity_0.75"),
         ({"dataset": "npz:/data/own.npz"}, "tiny_on_npz"),
     ):
         assert options.result_name("tiny", replace(TYPED, **changes)) == name  # type: ignore[arg-type]
