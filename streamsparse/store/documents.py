@@ -94,9 +94,14 @@ class Documents:
             return sorted(sync(_collect(self._store.list_dir, prefix)))
 
     def keys(self, prefix: str) -> list[str]:
-        """Sorted keys of all objects below `prefix`."""
+        """Sorted keys of all objects below `prefix`; others may delete there at the same time."""
         with storage_errors(prefix):
-            return sorted(sync(_collect(self._store.list_prefix, prefix)))
+            while True:
+                try:
+                    return sorted(sync(_collect(self._store.list_prefix, prefix)))
+                except FileNotFoundError as error:  # a directory, after its name was read
+                    if error.errno is None:  # or the bucket
+                        raise
 
     def delete(self, prefix: str) -> None:
         """Remove everything below `prefix`; others may delete there, or write, at the same time."""

@@ -207,7 +207,7 @@ class Records:
                 array = zarr.AsyncArray.from_dict(path, metadata[name])
                 values = np.asarray(await array.getitem(region))
                 # after reading: a chunk that somebody deletes meanwhile is read as zeros
-                if await array.nchunks_initialized() < array.nchunks:
+                if not await _is_whole(array):
                     raise _missing(where)
                 return values
 
@@ -215,6 +215,16 @@ class Records:
 
 
 _OWN = ("arrays", "metadata", "generation")
+
+
+async def _is_whole(array: zarr.AsyncArray[Any]) -> bool:
+    """Whether every chunk is there."""
+    try:
+        return await array.nchunks_initialized() == array.nchunks
+    except FileNotFoundError as error:
+        if error.errno is None:  # the bucket is gone
+            raise
+        return False  # a directory is deleted between its own listing and that of the one above
 
 
 def _sha256(metadata: bytes) -> str:

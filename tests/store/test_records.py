@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,6 +213,41 @@ def test_what_is_lost_is_looked_for_once_more_only(
         run.records.read("some/key")
     assert raised.value.where == "some/key/values"
     assert looks == [0, 1]
+
+
+@pytest.fixture
+def deleted_while_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Directories of the run that vanish when they are about to be listed, their names having been read."""
+    doomed: list[Path] = []
+    original = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if doomed and not isinstance(path, int) and Path(path) == doomed[0]:
+            shutil.rmtree(doomed.pop())
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return doomed
+
+
+def test_a_part_that_is_deleted_while_it_is_looked_for_is_missing(
+    tmp_path: Path, deleted_while_listed: list[Path]
+) -> None:
+    run = Run.at(tmp_path)
+    run.records.write("some/key", {}, {"values": np.arange(6.0).reshape(2, 3)})
+    (generation,) = generations(tmp_path)
+    deleted_while_listed.append(generation / "values" / "c" / "0")
+    with pytest.raises(CorruptDataError, match="missing"):
+        run.records.read("some/key")
+    assert not deleted_while_listed
+
+
+def test_what_is_deleted_while_it_is_listed_is_not_there(tmp_path: Path, deleted_while_listed: list[Path]) -> None:
+    run = written(tmp_path)
+    Run.at(tmp_path).records.write("other/key", {}, ARRAYS)
+    deleted_while_listed.append(tmp_path / "other" / "key")
+    assert not any(key.startswith("other/key/") for key in run.documents.keys(""))
+    assert not deleted_while_listed
 
 
 def test_a_store_that_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
