@@ -11,6 +11,7 @@ from pipelines.one_shot_recipes import NotComparableError
 from streamsparse.intake.captured import Captured
 from streamsparse.kernels.entropic_path import PathPoint
 from streamsparse.kernels.entropic_steps import weight_step
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run
@@ -83,13 +84,13 @@ def whole(cuts: Mapping[str, LayerCut], captured: Captured) -> Weights:
 
 def _refits(run: Run, captured: Captured, group: ChannelGroup) -> Iterator[tuple[str, LayerRefits]]:
     """Of the consumers, whose inputs must be the group's positions one after the other."""
-    statistics = Statistics(run)
+    statistics, originals = Statistics(run), Originals.of(run)
     for consumer in group.consumers:
         geometry = captured.graph.layers[consumer.layer]
         own = [channel for inputs in consumer.inputs for channel in inputs]
         if own != list(range(geometry.in_channels)) or geometry.groups != 1:
             raise NotComparableError(f"layer '{consumer.layer}' does not read one group of channels in order")
-        yield consumer.layer, LayerRefits.of(geometry, statistics[consumer.layer])
+        yield consumer.layer, LayerRefits.of(geometry, statistics[consumer.layer], originals.weight(geometry))
 
 
 def _inputs(geometry: LayerGeometry, kept: Sequence[int], positions: int) -> np.ndarray:

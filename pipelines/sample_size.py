@@ -4,10 +4,11 @@
 
 One pass over the images. At 64, 128, 256, ... of them every layer is refitted on its working support (see
 `streamsparse.solve.working`), which keeps as large a fraction of every channel group as half of the parameters
-allow. Shown are, by number of images: training and held-out error of every layer, cross-validated over five folds,
-with its standard error over the folds; the accuracy of the network with all these weights in place, without any
-training; and where `capture --until-converged TOL` would have stopped. The VGG-16 and its data are looked for in
-`shared/` beside the repository.
+allow. Shown are, by number of images: training and held-out error of every layer by least squares, cross-validated
+over five folds, with its standard error over the folds; the accuracy of the network with the weights that `solve`
+makes on these supports, shrunk towards the original's, without any training; and where
+`capture --until-converged TOL` would have stopped. The VGG-16 and its data are looked for in `shared/` beside the
+repository.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ from streamsparse.kernels.folds import FoldSums
 from streamsparse.network.observation import whole_groups
 from streamsparse.network.refitting import with_weights
 from streamsparse.solve import kept_inputs
+from streamsparse.solve.originals import Originals
+from streamsparse.solve.refit import affordable_search, refit_layer
 from streamsparse.solve.threads import blas_threads
-from streamsparse.solve.working import refit_errors, refit_weights, working_support
+from streamsparse.solve.working import refit_errors, working_support
 from streamsparse.store import Run
 
 TOLERANCES: Final = (0.01, 0.005, 0.002)
@@ -87,6 +90,7 @@ class Study:
         weights: dict[str, Any] = {}
         keep: dict[str, list[int]] = {}
         whole = whole_groups(captured.graph, captured.manifest["layers"])
+        originals = Originals.of_model(self.subjects.model)
         for group in captured.graph.groups:
             if group.name in whole:
                 continue
@@ -96,7 +100,9 @@ class Study:
                 for layer, sums in own.items():
                     geometry, inputs = captured.graph.layers[layer], kept_inputs(captured.graph, keep)[layer]
                     found = refit_errors(geometry, sums, inputs)
-                    weights[layer] = refit_weights(geometry, sums, inputs, found.ridge)
+                    search = affordable_search(geometry, len(inputs), len(sums))
+                    fitted = refit_layer(geometry, sums, inputs, search, originals.weight(geometry))
+                    weights[layer] = (fitted.weight, fitted.bias)
                     self.looks.append({"layer": layer, **asdict(LayerLook(images, **asdict(found)))})
         return weights
 

@@ -12,7 +12,8 @@ def page(found: dict[str, Any], about: Mapping[str, object], command: str) -> st
     lines = [f"# How many calibration images are enough: {found['network']}", ""]
     lines += [
         f"Half of the parameters: every channel group keeps {found['keep_fraction']:.0%} of its channels, chosen",
-        "by one round of optimal brain surgeon and refitted on the same images. No training, no labels.",
+        "by one round of optimal brain surgeon; weights are refitted on the same images and shrunk towards the",
+        "original's. No training, no labels.",
         "",
     ]
     lines += ["| images | " + " | ".join(f"{size:,}" for size in sizes) + " |", "|---|" + "---:|" * len(sizes)]
@@ -22,7 +23,11 @@ def page(found: dict[str, Any], about: Mapping[str, object], command: str) -> st
     lines += [
         "| seconds of the look | " + " | ".join(f"{point['look_seconds']:.0f}" for point in found["points"]) + " |"
     ]
-    lines += ["", "Held-out error (training error in brackets), %, ± standard error over five folds:", ""]
+    lines += [
+        "",
+        "Least squares, not shrunk: held-out error (training error in brackets), %, ± standard error over folds:",
+        "",
+    ]
     lines += ["| layer | " + " | ".join(f"{size:,}" for size in sizes) + " |", "|---|" + "---:|" * len(sizes)]
     for layer in dict.fromkeys(look["layer"] for look in found["looks"]):
         cells = [_errors(look) for look in found["looks"] if look["layer"] == layer]

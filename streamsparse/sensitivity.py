@@ -36,6 +36,7 @@ from streamsparse.solve import GroupFront, kept_inputs
 from streamsparse.solve.losses import counts_at
 from streamsparse.solve.measured import found_sensitivities, front_identity
 from streamsparse.solve.measured import read_sensitivities as read_sensitivities
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
@@ -238,10 +239,11 @@ def _weights(
     """Refitted weights of the group's consumers, by layer, for every support."""
     graph = network.captured.graph
     weights: list[dict[str, LayerWeights]] = [{} for _ in supports]
+    originals = Originals.of_model(network.original)
     for layer in dict.fromkeys(consumer.layer for consumer in group.consumers):
         geometry = graph.layers[layer]
         with blas_threads(geometry.columns):
-            refits = LayerRefits.of(geometry, network.statistics[layer])
+            refits = LayerRefits.of(geometry, network.statistics[layer], originals.weight(geometry))
             for support, found in zip(supports, weights, strict=True):
                 found[layer] = refits.at(kept_inputs(graph, {group.name: support.tolist()})[layer])
     return weights

@@ -30,7 +30,8 @@ from streamsparse.network.running import evaluating
 from streamsparse.network.weights import weights_digest
 from streamsparse.recalibration import recalibrated_statistics
 from streamsparse.solve import RefittedLayer, kept_inputs, refit_layers
-from streamsparse.solve.refit import candidate_ridges, on_inputs, refit_layer
+from streamsparse.solve.originals import Originals
+from streamsparse.solve.refit import affordable_search, on_inputs, refit_layer
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import Buffers, Weights, commit_solution, read_solution
@@ -49,6 +50,7 @@ class _Stage:
     run: Run
     captured: Captured
     original: nn.Module
+    weights: Originals
     images: Images
     capture: CaptureSettings
     folds: int
@@ -90,10 +92,12 @@ def refit(
     read_solution(run)  # before the model is built
     statistics = Statistics(run).require(layers)
     descriptions = [statistics.description(layer) or {} for layer in layers]
+    original = original_model(run, model)
     stage = _Stage(
         run=run,
         captured=captured,
-        original=original_model(run, model),
+        original=original,
+        weights=Originals.of_model(original),
         images=captured_images(captured.manifest["data"], data)[0],
         capture=settings or CaptureSettings(),
         folds=max(about["folds"] for about in descriptions),
@@ -149,7 +153,9 @@ def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list
     used = {layout.ORIGINAL_STREAM}
     for number, part in enumerate(parts):
         if number == 0:
-            refitted += refit_layers(stage.captured, Statistics(stage.run), part, inputs, stage.on_event)
+            refitted += refit_layers(
+                stage.captured, Statistics(stage.run), part, inputs, stage.weights, stage.on_event
+            )
             continue
         kept = {layer: inputs[layer] for layer in part}
         statistics = _statistics(stage, kept, number, refitted)
@@ -207,9 +213,12 @@ def _refit_on_kept(stage: _Stage, statistics: Statistics, kept: Kept) -> list[Re
             whole = stage.captured.graph.layers[layer]
             geometry = on_inputs(whole, len(inputs))
             support = np.arange(len(inputs)) if geometry != whole else inputs
-            ridges = candidate_ridges(geometry, len(inputs), stage.folds)
+            search = affordable_search(geometry, len(inputs), stage.folds)
+            original = stage.weights.weight(whole)
+            if original is not None and geometry != whole:
+                original = original[:, inputs]
             with blas_threads(geometry.columns):
-                found = refit_layer(geometry, statistics[layer], support, ridges)
+                found = refit_layer(geometry, statistics[layer], support, search, original)
             if geometry != whole:
                 weight = np.zeros((len(found.weight), whole.in_channels, *whole.kernel))
                 weight[:, inputs] = found.weight

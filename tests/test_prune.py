@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import pipelines.mnist as mnist
 import streamsparse as ss
+from pipelines.lenet_stages import trained_lenet
 from streamsparse.capture import CaptureSettings, sum_behind
 from streamsparse.errors import BudgetError, RunMismatchError, StageMissingError, UsageError
 from streamsparse.evaluation import evaluate
@@ -152,6 +154,21 @@ def test_refitting_in_order_beats_refitting_independently(tmp_path: Path) -> Non
         errors = [float((result.model(images) - wanted).square().sum()) for result in results]
     assert results[0].solution.plan == results[1].solution.plan
     assert errors[1] < errors[0]
+
+
+def test_few_images_still_spend_the_budget_well() -> None:
+    """64 images for layers of 800 columns: what they cannot tell stays as it was, and the budget is used up."""
+    model, test = trained_lenet(), mnist.test()
+    result = prune(
+        model, mnist.calibration(), budget="params=0.2", images=64, stages=1,
+        solve_settings=QUICK, capture_settings=CaptureSettings(sink="statistics"),
+    )  # fmt: skip
+    left = sum(p.numel() for p in result.model.parameters()) / sum(p.numel() for p in model.parameters())
+    assert 0.19 < left <= 0.2
+    images = torch.stack([test[number][0] for number in range(2000)])
+    with torch.no_grad():
+        agreement = (model(images).argmax(1) == result.model(images).argmax(1)).float().mean()
+    assert agreement > 0.93
 
 
 def test_a_loader_is_as_good_as_its_data(finished: tuple[Path, Result]) -> None:

@@ -32,6 +32,7 @@ from streamsparse.network.refitting import with_weights
 from streamsparse.sensitivity import measure_sensitivities, measuring_images, read_sensitivities
 from streamsparse.solve import GroupFront, SolveSettings, find_fronts, kept_inputs
 from streamsparse.solve.losses import counts_at, predicted_losses
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
@@ -91,7 +92,7 @@ def measure(run: Run, kind: type[nn.Module] = SmallNet, **options: Any) -> dict[
 def losses_by_surgery(run: Run, kind: type[nn.Module], group: str, counts: tuple[int, ...]) -> list[float]:
     """Cut the channels out for good, run both networks over the whole images, and compare by the definition."""
     captured, model = read_captured(run), build(kind)
-    front, statistics = fronts_of(run)[group], Statistics(run)
+    front, statistics, originals = fronts_of(run)[group], Statistics(run), Originals.of(run)
     about = captured.manifest["data"]
     order = torch.randperm(len(IMAGES), generator=torch.Generator().manual_seed(about["seed"]))
     images = IMAGES[order[about["images"] :]][:24]
@@ -101,8 +102,9 @@ def losses_by_surgery(run: Run, kind: type[nn.Module], group: str, counts: tuple
         inputs = kept_inputs(captured.graph, keep)
         consumers = {one.layer for one in captured.graph.group(group).consumers}
         weights = {
-            layer: LayerRefits.of(captured.graph.layers[layer], statistics[layer]).at(inputs[layer])
+            layer: LayerRefits.of(geometry, statistics[layer], originals.weight(geometry)).at(inputs[layer])
             for layer in consumers
+            if (geometry := captured.graph.layers[layer])
         }
         smaller = prune(with_weights(model, weights), captured.graph, keep)
         assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())

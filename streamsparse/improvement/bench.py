@@ -13,6 +13,7 @@ from streamsparse.kernels.divergence import image_losses
 from streamsparse.network.refitting import LayerWeights, with_weights
 from streamsparse.network.replay import Recording, record, replay
 from streamsparse.solve import GroupFront, kept_inputs
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run
@@ -89,6 +90,7 @@ class Bench:
         """Weights of every layer on every set of inputs that is asked for; those of other sets are forgotten."""
         asked = {(layer, kept.tobytes()): kept for inputs in wanted for layer, kept in inputs.items()}
         self.weights = {key: found for key, found in self.weights.items() if key in asked}
+        originals = Originals.of_model(self.original)
         for layer, geometry in self.captured.graph.layers.items():
             missing = [
                 (key, kept)
@@ -97,7 +99,7 @@ class Bench:
             ]
             if missing:
                 with blas_threads(geometry.columns):
-                    refits = LayerRefits.of(geometry, self.statistics[layer])
+                    refits = LayerRefits.of(geometry, self.statistics[layer], originals.weight(geometry))
                     self.weights |= {key: refits.at(kept) for key, kept in missing}
 
     def _weights(self, inputs: Mapping[str, np.ndarray], whole: bool = False) -> dict[str, LayerWeights]:

@@ -17,7 +17,7 @@ measured on the same ones; a plan is better if the mean of its differences, imag
 its standard errors; and a scale is its posterior mean, between what its look says and what all looks say together,
 the nearer to the latter the less it can be told from noise.
 
-Weights are exact refits from the statistics, each layer on the inputs that stay: nothing is captured again.
+Weights are refits from the statistics, each layer on the inputs that stay: nothing is captured again.
 """
 
 from __future__ import annotations

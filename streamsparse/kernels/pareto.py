@@ -26,6 +26,9 @@ from streamsparse.kernels.regression import (
     support_error,
 )
 
+Towards = Sequence[np.ndarray | None]
+"""For every consumer what its refit is shrunk towards, (outputs, columns), or None for 0."""
+
 FoundBy = Literal["entropic", "elimination", "exchange", "trivial"]
 """What found a support; "trivial" for keeping nothing, keeping everything, and before any method was asked."""
 
@@ -154,16 +157,22 @@ def held_out_errors(
 
 
 def support_errors(
-    training: Problem, validation: Problem, supports: Sequence[np.ndarray], ridge: float
+    training: Problem,
+    validation: Problem,
+    supports: Sequence[np.ndarray],
+    ridge: float,
+    towards: Towards | None = None,
 ) -> Float64[np.ndarray, " supports"]:
     """Relative error in one fold, mean over the consumers, of each support's refit to the others.
 
     Args:
         training: moments of the other folds; validation: of the fold, about the means of `training`.
         ridge: relative to each channel's mean diagonal; raised where the largest support's Gram needs it.
+        towards: what each consumer's refit is shrunk towards, see `regression.refit`; None for 0.
     """
     own = _ridge_for(training, max(supports, key=len, default=np.arange(0)), ridge)
-    return np.array([_validation_error(training, validation, support, own) for support in supports])
+    starts = towards or [None] * len(training)
+    return np.array([_validation_error(training, validation, support, own, starts) for support in supports])
 
 
 def _ridge_for(problem: Problem, support: np.ndarray, ridge: float) -> float:
@@ -173,10 +182,12 @@ def _ridge_for(problem: Problem, support: np.ndarray, ridge: float) -> float:
     return safe_ridge(tuple(restricted(regression, support) for regression in problem), ridge)
 
 
-def _validation_error(training: Problem, validation: Problem, support: np.ndarray, ridge: float) -> float:
+def _validation_error(
+    training: Problem, validation: Problem, support: np.ndarray, ridge: float, towards: Towards
+) -> float:
     errors = [
-        relative_error(left_out, support, refit(fitted_on, support, ridge))
-        for fitted_on, left_out in zip(training, validation, strict=True)
+        relative_error(left_out, support, refit(fitted_on, support, ridge, start))
+        for fitted_on, left_out, start in zip(training, validation, towards, strict=True)
         if left_out.power > 0
     ]
     return float(np.mean(errors)) if errors else 0.0

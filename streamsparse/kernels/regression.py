@@ -176,13 +176,20 @@ def ridge_penalty(regression: Regression, ridge: float) -> Float64[np.ndarray, "
 
 
 def refit(
-    regression: Regression, support: Int64[np.ndarray, " kept"], ridge: float = DEFAULT_RIDGE
+    regression: Regression,
+    support: Int64[np.ndarray, " kept"],
+    ridge: float = DEFAULT_RIDGE,
+    towards: Float64[np.ndarray, "outputs columns"] | None = None,
 ) -> Float64[np.ndarray, "outputs kept_columns"]:
     """The least-squares weights on the columns of `support`, with the channel-relative ridge.
+
+    argmin_Q ‖Y − X_S Qᵀ‖² + Σ_c ridge_c ‖Q_c − P_c‖², P = `towards` on the kept columns: (G_SS + ridge)⁻¹
+    (B_S − G_SS P_Sᵀ) is added to P. With the layer's own weights for P, what few patches cannot tell stays so.
 
     Args:
         support: kept positions, in the order the columns are wanted in.
         ridge: relative to each channel's mean diagonal; see the module's first lines.
+        towards: weights on all columns, before any was removed; None for 0.
 
     Returns:
         Q (M, k·K); the bias that belongs to it is ȳ − Q x̄ on the same columns.
@@ -191,7 +198,12 @@ def refit(
     if not columns.size:
         return np.zeros((regression.outputs, 0))
     penalty = ridge_penalty(regression, ridge)[columns]
-    return ridge_solution(regression.gram[np.ix_(columns, columns)], regression.cross[columns], penalty).T
+    gram, cross = regression.gram[np.ix_(columns, columns)], regression.cross[columns]
+    if towards is None:
+        return ridge_solution(gram, cross, penalty).T
+    start = towards[:, columns]
+    fitted: np.ndarray = start + ridge_solution(gram, cross - gram @ start.T, penalty).T
+    return fitted
 
 
 def relative_error(

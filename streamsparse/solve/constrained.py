@@ -17,6 +17,7 @@ from streamsparse.kernels.least_squares import partial_out
 from streamsparse.kernels.pareto import FoundBy, Front
 from streamsparse.kernels.regression import Problem, Regression, columns_of, loss_weights, support_error
 from streamsparse.solve.fronts import GroupFront, SolveSettings, evaluated_counts, with_held_out_errors
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.problems import Statistics, group_problem
 from streamsparse.types import ChannelGroup, LayerGeometry
 
@@ -30,6 +31,7 @@ def solve_constrained_group(
     settings: SolveSettings,
     kept: Positions,
     dropped: Positions,
+    originals: Originals | None = None,
 ) -> GroupFront:
     """The front whose supports contain `kept` and nothing of `dropped`.
 
@@ -38,6 +40,7 @@ def solve_constrained_group(
 
     Args:
         kept, dropped: sorted positions, disjoint.
+        originals: see `solve_group`.
     """
     problem = group_problem(group, geometries, statistics)
     front = constrained_front(problem, settings, kept, dropped)
@@ -45,7 +48,7 @@ def solve_constrained_group(
     inside = (counts >= len(kept)) & (counts <= group.size - len(dropped))
     asked = np.unique([*counts[inside], len(kept), group.size - len(dropped)])
     del problem
-    return with_held_out_errors(group, geometries, statistics, front, asked)
+    return with_held_out_errors(group, geometries, statistics, front, asked, originals)
 
 
 def constrained_front(problem: Problem, settings: SolveSettings, kept: Positions, dropped: Positions) -> Front:

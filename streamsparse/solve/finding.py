@@ -15,6 +15,7 @@ from streamsparse.solve.constrained import solve_constrained_group
 from streamsparse.solve.constraints import Constraints, left_groups
 from streamsparse.solve.fronts import GroupFront, SolveSettings
 from streamsparse.solve.group_steps import commit_front, solve_side_by_side
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.threads import one_blas_thread
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
@@ -101,6 +102,7 @@ def find_constrained_fronts(
             else:
                 found[name] = committed
     if todo:
+        originals = Originals.of(run)
         with (
             recorded(run, "solve with lists", on_event) as on_event,
             reporting("solve with lists", len(todo), "groups", on_event) as advance,
@@ -109,7 +111,7 @@ def find_constrained_fronts(
                 own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
                 with one_blas_thread():
                     lists = constraints.lists_of(group.name)
-                    front = solve_constrained_group(group, captured.graph.layers, own, settings, *lists)
+                    front = solve_constrained_group(group, captured.graph.layers, own, settings, *lists, originals)
                 commit_front(run, *_listed_key(group, statistics, settings, constraints), front)
                 found[group.name] = front
                 advance(1)

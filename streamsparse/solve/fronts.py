@@ -16,6 +16,7 @@ from streamsparse.kernels.front import Method, solve_front
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.pareto import FoundBy, Front
 from streamsparse.kernels.regression import Problem
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.problems import Statistics, group_problem
 from streamsparse.solve.threads import one_blas_thread
 from streamsparse.solve.validation import cross_validated
@@ -24,6 +25,7 @@ from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
 _CROSS_VALIDATION_FLOPS = 1e11  # per group: some 5 s on one core
 _SPREAD_COUNTS = 24
+_HELD_OUT = "refits shrunk towards the original"  # part of a front's identity
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SolveSettings:
 
     def source(self, statistics_sources: list[str]) -> str:
         """SHA-256 of these settings on statistics with the given sources: the identity of a front."""
-        identity = json.dumps([asdict(self), statistics_sources], sort_keys=True)
+        identity = json.dumps([asdict(self), statistics_sources, _HELD_OUT], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -91,28 +93,37 @@ def solve_groups(
     groups: list[ChannelGroup],
     statistics: Statistics,
     settings: SolveSettings,
+    originals: Originals | None = None,
     on_event: OnEvent = ignore,
 ) -> Iterator[GroupFront]:
-    """The fronts of the given groups, one after the other, as they are found."""
+    """The fronts of the given groups, one after the other, as they are found; see `solve_group`."""
     with reporting("solve", len(groups), "groups", on_event) as advance:
         for group in groups:
             own = {consumer.layer: statistics[consumer.layer] for consumer in group.consumers}
             with one_blas_thread():
-                front = solve_group(group, graph.layers, own, settings)
+                front = solve_group(group, graph.layers, own, settings, originals)
             yield front
             advance(1)
 
 
 def solve_group(
-    group: ChannelGroup, geometries: Mapping[str, LayerGeometry], statistics: Statistics, settings: SolveSettings
+    group: ChannelGroup,
+    geometries: Mapping[str, LayerGeometry],
+    statistics: Statistics,
+    settings: SolveSettings,
+    originals: Originals | None = None,
 ) -> GroupFront:
-    """The front of one group, on all folds, with held-out errors by cross-validation."""
+    """The front of one group, on all folds, with held-out errors by cross-validation.
+
+    Args:
+        originals: weights that refits go back to where the patches cannot tell; None shrinks them towards 0.
+    """
     problem = group_problem(group, geometries, statistics)
     front = solve_front(problem, method=settings.method, ridge=settings.ridge)
     folds = len(statistics[group.consumers[0].layer])
     counts = evaluated_counts(problem, folds)
     del problem  # a wide layer's Gram is large, and one fold at a time is held below
-    return with_held_out_errors(group, geometries, statistics, front, counts)
+    return with_held_out_errors(group, geometries, statistics, front, counts, originals)
 
 
 def with_held_out_errors(
@@ -121,10 +132,11 @@ def with_held_out_errors(
     statistics: Statistics,
     front: Front,
     counts: np.ndarray,
+    originals: Originals | None = None,
 ) -> GroupFront:
     """The front with errors cross-validated at these sorted counts, interpolated at the others."""
     supports = [front.supports[count] for count in counts]
-    errors = cross_validated(group, geometries, statistics, supports, front.ridge)
+    errors = cross_validated(group, geometries, statistics, supports, front.ridge, originals)
     return GroupFront(group.name, front, interpolated(front.errors, counts, errors), counts)
 
 

@@ -11,6 +11,7 @@ from streamsparse.events import OnEvent, reporting
 from streamsparse.executors import Executor, Report, Step, require_reachable
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.solve.fronts import GroupFront, SolveSettings, solve_groups
+from streamsparse.solve.originals import Originals
 from streamsparse.store import Run, layout
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import ChannelGroup
@@ -86,6 +87,6 @@ def _solve_there(task: FrontTask, report: Report) -> None:
 def _solve(run: Run, task: FrontTask, report: Report) -> None:
     captured = read_captured(run)
     group = captured.graph.group(task.group)
-    (front,) = solve_groups(captured.graph, [group], Statistics(run), task.settings)
+    (front,) = solve_groups(captured.graph, [group], Statistics(run), task.settings, Originals.of(run))
     commit_front(run, layout.front_key(task.group), task.source, front)
     report(1)

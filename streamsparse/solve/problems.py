@@ -11,6 +11,7 @@ from streamsparse.kernels.folds import FoldSums, held_out_moments, total, traini
 from streamsparse.kernels.least_squares import ContextFit, context_fit, partial_out, residual_moments
 from streamsparse.kernels.regression import Problem, Regression, columns_of
 from streamsparse.kernels.statistics import Moments, Sums, moments, origin
+from streamsparse.solve.originals import Originals
 from streamsparse.types import ChannelGroup, Consumer, LayerGeometry
 
 Statistics = Mapping[str, FoldSums]
@@ -43,6 +44,24 @@ def fold_problems(
     for fold in range(folds):
         training, contexts = side(fold, training_moments)
         yield training, side(fold, held_out_moments, contexts)[0]
+
+
+def weights_by_position(
+    group: ChannelGroup, geometries: Mapping[str, LayerGeometry], originals: Originals
+) -> list[np.ndarray | None]:
+    """For every consumer its original weights on the group's positions, (outputs, positions · columns of each).
+
+    They are what a refit of `group_problem` goes back to: what other groups explain changes no weight.
+    """
+    found: list[np.ndarray | None] = []
+    for consumer in group.consumers:
+        geometry = geometries[consumer.layer]
+        weight = originals.weight(geometry)
+        if weight is not None:
+            rows = weight.reshape(geometry.groups, -1, geometry.columns)  # of every convolution group
+            weight = _block_diagonal(rows)[:, position_columns(consumer, geometry).ravel()]
+        found.append(weight)
+    return found
 
 
 def layer_moments(sums: Sums, bias: bool) -> Moments:

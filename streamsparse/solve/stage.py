@@ -19,8 +19,9 @@ from streamsparse.solve.finding import RunFronts, find_constrained_fronts, whole
 from streamsparse.solve.finding import find_fronts as find_fronts
 from streamsparse.solve.fronts import SolveSettings
 from streamsparse.solve.measured import known_losses, transferred_losses
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.plan import check_request
-from streamsparse.solve.refit import RefittedLayer, candidate_ridges, kept_inputs, refit_layer
+from streamsparse.solve.refit import RefittedLayer, affordable_search, kept_inputs, refit_layer
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run
 from streamsparse.store.solution import commit_solution
@@ -94,7 +95,7 @@ def commit_plan(run: Run, captured: Captured, plan: PrunePlan, on_event: OnEvent
     _notice_approximate(captured.graph, plan, on_event)
     inputs = kept_inputs(captured.graph, plan.keep)
     cut = [layer for layer, kept in inputs.items() if len(kept) < captured.graph.layers[layer].in_channels]
-    refitted = refit_layers(captured, Statistics(run), cut, inputs, on_event)
+    refitted = refit_layers(captured, Statistics(run), cut, inputs, Originals.of(run), on_event)
     solution = Solution(plan, tuple(layer.error for layer in refitted), "independent")
     commit_solution(run, solution, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
     return solution
@@ -147,6 +148,7 @@ def refit_layers(
     statistics: Statistics,
     layers: Sequence[str],
     inputs: Mapping[str, np.ndarray],
+    originals: Originals,
     on_event: OnEvent = ignore,
 ) -> list[RefittedLayer]:
     """Re-estimate the named layers on their kept inputs."""
@@ -155,7 +157,7 @@ def refit_layers(
         for layer in layers:
             geometry, sums = captured.graph.layers[layer], statistics[layer]
             with blas_threads(geometry.columns):
-                ridges = candidate_ridges(geometry, len(inputs[layer]), len(sums))
-                refitted.append(refit_layer(geometry, sums, inputs[layer], ridges))
+                search = affordable_search(geometry, len(inputs[layer]), len(sums))
+                refitted.append(refit_layer(geometry, sums, inputs[layer], search, originals.weight(geometry)))
             advance(1)
     return refitted

@@ -1,7 +1,8 @@
-"""A layer's exact refit at several sets of kept inputs: moments are formed once."""
+"""A layer's refit at several sets of kept inputs: moments are formed once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +11,16 @@ from streamsparse.kernels.folds import FoldSums, split_moments, total
 from streamsparse.kernels.regression import Regression, refit, relative_error
 from streamsparse.kernels.statistics import Moments
 from streamsparse.solve.problems import layer_moments
-from streamsparse.solve.refit import RIDGES
+from streamsparse.solve.refit import RIDGES, WIDE_COLUMNS, WIDE_RIDGES, by_convolution_group
 from streamsparse.types import LayerGeometry
-
-_WIDE_COLUMNS = 768
-_WIDE_RIDGES = (1e-6, 1e-4, 1e-2)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerRefits:
     """Regressions of a layer's convolution groups: on all folds, on all but the first, and on the first.
 
-    The ridge of each refit is the candidate of least error on the first fold alone; `refit_layer` asks every fold,
+    Weights are shrunk towards `original`, (outputs/groups, columns) for each convolution group, or 0 for None. The
+    ridge of each refit is the candidate of least error on the first fold alone; `refit_layer` asks every fold,
     at as many times the cost.
     """
 
@@ -30,16 +29,23 @@ class LayerRefits:
     whole: tuple[Regression, ...]
     training: tuple[Regression, ...]
     held_out: tuple[Regression, ...]
+    original: Sequence[np.ndarray | None]
 
     @classmethod
-    def of(cls, geometry: LayerGeometry, sums: FoldSums) -> LayerRefits:
-        """From the layer's statistics; with a single fold the ridge is judged on what it was fitted to."""
+    def of(cls, geometry: LayerGeometry, sums: FoldSums, original: np.ndarray | None = None) -> LayerRefits:
+        """From the layer's statistics; with a single fold the ridge is judged on what it was fitted to.
+
+        Args:
+            original: the layer's weight before anything was removed, of its shape.
+        """
+        towards = by_convolution_group(original, geometry)
         moments = layer_moments(total(sums), geometry.bias)
         whole = _by_group(moments, geometry)
         if len(sums) == 1:
-            return cls(geometry, moments, whole, whole, whole)
+            return cls(geometry, moments, whole, whole, whole, towards)
         training, held_out = split_moments(sums, 0, geometry.bias)
-        return cls(geometry, moments, whole, _by_group(training, geometry), _by_group(held_out, geometry))
+        fitted, judged = _by_group(training, geometry), _by_group(held_out, geometry)
+        return cls(geometry, moments, whole, fitted, judged, towards)
 
     def at(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Weight of the layer's own shape, zero for inputs that are not kept, and bias or None; float64.
@@ -52,7 +58,7 @@ class LayerRefits:
         ridge = self._ridge(supports)
         weight = np.zeros((geometry.groups, geometry.out_channels // geometry.groups, width, geometry.taps))
         for number, (regression, support) in enumerate(zip(self.whole, supports, strict=True)):
-            fitted = refit(regression, support, ridge)  # (outputs, kept columns)
+            fitted = refit(regression, support, ridge, self.original[number])  # (outputs, kept columns)
             weight[number][:, support] = fitted.reshape(len(fitted), len(support), geometry.taps)
         bias = None
         if geometry.bias:
@@ -63,7 +69,7 @@ class LayerRefits:
     def _ridge(self, supports: list[np.ndarray]) -> float:
         """Candidates are tried in ascending order until the held-out error rises."""
         columns = max(map(len, supports)) * self.geometry.taps
-        candidates = RIDGES if columns < _WIDE_COLUMNS else _WIDE_RIDGES
+        candidates = RIDGES if columns < WIDE_COLUMNS else WIDE_RIDGES
         best, least = candidates[0], self._held_out_error(supports, candidates[0])
         for ridge in candidates[1:]:
             error = self._held_out_error(supports, ridge)
@@ -75,8 +81,10 @@ class LayerRefits:
     def _held_out_error(self, supports: list[np.ndarray], ridge: float) -> float:
         """Squared residual, summed over the convolution groups."""
         return sum(
-            test.power * relative_error(test, support, refit(regression, support, ridge))
-            for regression, test, support in zip(self.training, self.held_out, supports, strict=True)
+            test.power * relative_error(test, support, refit(regression, support, ridge, towards))
+            for regression, test, support, towards in zip(
+                self.training, self.held_out, supports, self.original, strict=True
+            )
         )
 
 

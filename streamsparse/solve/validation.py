@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import starmap
 
 import numpy as np
 
-from streamsparse.kernels.pareto import support_errors
-from streamsparse.kernels.regression import Problem
+from streamsparse.kernels.pareto import Towards, support_errors
+from streamsparse.kernels.regression import Problem, columns_of
 from streamsparse.solve.narrowing import narrowed
-from streamsparse.solve.problems import Statistics, fold_problems
+from streamsparse.solve.originals import Originals
+from streamsparse.solve.problems import Statistics, fold_problems, weights_by_position
+from streamsparse.solve.refit import RIDGES, WIDE_COLUMNS, WIDE_RIDGES
 from streamsparse.types import ChannelGroup, LayerGeometry
 
 _WORTH_NARROWING = 0.75  # of the positions: above, a narrowed copy of the statistics saves little
@@ -22,6 +23,7 @@ def cross_validated(
     statistics: Statistics,
     supports: Sequence[np.ndarray],
     ridge: float,
+    originals: Originals | None = None,
 ) -> np.ndarray:
     """Held-out relative error of each support, (supports,): mean over folds and consumers.
 
@@ -31,17 +33,38 @@ def cross_validated(
     Args:
         supports: sorted positions, at least one support.
         ridge: relative to each channel's mean diagonal, raised where a fold needs it.
+        originals: weights that the refits are shrunk towards, as those of the chosen counts will be: as much as
+            serves the first fold best at half of the positions, by `ridge` at least. None: towards 0, by `ridge`.
     """
+    towards: Towards | None = None if originals is None else weights_by_position(group, geometries, originals)
     needed = np.unique(np.concatenate(supports)).astype(np.int64)
     few = len(needed) and len(needed) <= _WORTH_NARROWING * group.size
-    small = narrowed(group, geometries, statistics, needed) if few else None
+    small, size = narrowed(group, geometries, statistics, needed) if few else None, group.size
     if small is not None:
         group, geometries, statistics = small
         supports = [np.searchsorted(needed, support) for support in supports]
-
-    def of_fold(training: Problem, held_out: Problem) -> np.ndarray:
-        return support_errors(training, held_out, supports, ridge)
-
-    by_fold = list(starmap(of_fold, fold_problems(group, geometries, statistics)))  # holds one fold at a time
+        towards = towards and [_at(own, needed, size) for own in towards]
+    by_fold: list[np.ndarray] = []
+    for training, held_out in fold_problems(group, geometries, statistics):  # holds one fold at a time
+        if towards is not None and not by_fold:
+            ridge = _shrinkage(training, held_out, supports, ridge, towards)
+        by_fold.append(support_errors(training, held_out, supports, ridge, towards))
     errors: np.ndarray = np.mean(by_fold, axis=0)
     return errors
+
+
+def _at(weights: np.ndarray | None, positions: np.ndarray, size: int) -> np.ndarray | None:
+    """Of all `size` positions' columns those of some."""
+    return None if weights is None else weights[:, columns_of(positions, weights.shape[1] // size)]
+
+
+def _shrinkage(
+    training: Problem, held_out: Problem, supports: Sequence[np.ndarray], ridge: float, towards: Towards
+) -> float:
+    """The ridge of least error at the support that is nearest to half of the largest."""
+    half = max(map(len, supports)) / 2
+    middle = min(supports, key=lambda support: abs(len(support) - half))
+    wide = len(middle) * max(regression.taps for regression in training) > WIDE_COLUMNS
+    candidates = [ridge, *(candidate for candidate in (WIDE_RIDGES if wide else RIDGES) if candidate > ridge)]
+    errors = [support_errors(training, held_out, [middle], candidate, towards)[0] for candidate in candidates]
+    return candidates[int(np.argmin(errors))]

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from streamsparse.kernels.elimination import diagonal_blocks, inverse
-from streamsparse.kernels.folds import FoldSums, split_moments, total
+from streamsparse.kernels.folds import FoldSums, split_moments
 from streamsparse.kernels.regression import Problem, Regression, loss_weights, refit, relative_error, ridge_penalty
 from streamsparse.kernels.statistics import Moments
-from streamsparse.solve.problems import group_problem, layer_moments
+from streamsparse.solve.problems import group_problem
 from streamsparse.types import ChannelGroup, LayerGeometry
 
 WORKING_RIDGE = 1e-4  # of the support's choice: safe for Grams of few patches
@@ -119,25 +119,6 @@ def _best_ridge(splits: list[_Split], ridges: Sequence[float]) -> tuple[float, l
 
 def _mean_error(fits: list[_Fit]) -> float:
     return float(np.mean([fit.held_out_error for fit in fits]))
-
-
-def refit_weights(
-    geometry: LayerGeometry, sums: FoldSums, inputs: np.ndarray, ridge: float
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weight of the layer's own shape, zero for inputs that are not kept, and bias or None; fitted on all folds.
-
-    Args:
-        geometry: of a layer whose convolution is not grouped.
-        sums, inputs: as in `refit_errors`.
-        ridge: relative to each channel's mean diagonal.
-    """
-    narrow, kept, every = _restricted(geometry, sums, inputs)
-    found = layer_moments(total(kept), geometry.bias)
-    fitted = refit(_by_group(found, narrow)[0], every, ridge)  # (outputs, kept columns)
-    weight = np.zeros((geometry.out_channels, geometry.in_channels, geometry.taps))
-    weight[:, inputs] = fitted.reshape(geometry.out_channels, len(inputs), geometry.taps)
-    bias = (found.mean_y[0] - fitted @ found.mean_x[0]) if geometry.bias else None
-    return weight.reshape(geometry.out_channels, geometry.in_channels, *geometry.kernel), bias
 
 
 def _restricted(

@@ -80,7 +80,8 @@ class LayerError:
         layer: module path.
         training_error: on all folds.
         held_out_error: mean over folds of the error on a fold of weights fitted on the others.
-        ridge: that was chosen, relative to each channel's mean diagonal.
+        ridge: that was chosen, relative to each channel's mean diagonal: how far weights are shrunk towards the
+            original's.
     """
 
     layer: str

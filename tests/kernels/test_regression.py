@@ -17,6 +17,7 @@ from streamsparse.kernels.regression import (
     loss_weights,
     refit,
     relative_error,
+    ridge_penalty,
     safe_ridge,
     support_error,
 )
@@ -43,6 +44,29 @@ def test_refit_is_the_least_squares_solution_of_the_data(sample: Sample, seed: i
     columns = columns_of(support, sample.regression.taps)
     expected = np.linalg.lstsq(sample.patches[:, columns], sample.responses, rcond=None)[0]
     np.testing.assert_allclose(weights, expected.T, rtol=1e-6, atol=1e-7)
+
+
+@given(samples(), st.integers(0, 1000), st.sampled_from([1e-6, 1e-2, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_a_refit_is_held_to_given_weights(sample: Sample, seed: int, ridge: float) -> None:
+    """Least squares on the rows and, for every column, on one more that holds it to its weight."""
+    regression, rows = sample.regression, len(sample.patches)
+    support = some_support(regression.positions, seed)
+    columns = columns_of(support, regression.taps)
+    towards = np.random.default_rng(seed).standard_normal((regression.outputs, len(regression.gram)))
+    holds = np.diag(np.sqrt(rows * ridge_penalty(regression, ridge)[columns]))
+    known = np.vstack([sample.patches[:, columns], holds])
+    wanted = np.vstack([sample.responses, holds @ towards[:, columns].T])
+    expected = np.linalg.lstsq(known, wanted, rcond=None)[0]
+    np.testing.assert_allclose(refit(regression, support, ridge, towards), expected.T, rtol=1e-6, atol=1e-7)
+
+
+def test_what_few_rows_cannot_tell_stays_as_it_was() -> None:
+    random = np.random.default_rng(0)
+    patches, weights = random.standard_normal((5, 12)), random.standard_normal((3, 12))
+    regression = sample_of(patches, patches @ weights.T, taps=2).regression
+    np.testing.assert_allclose(refit(regression, np.arange(6), 1e-8, weights), weights, atol=1e-6)
+    assert np.abs(refit(regression, np.arange(6), 1e-8) - weights).max() > 0.1
 
 
 @given(samples(), st.integers(0, 1000))

@@ -191,7 +191,7 @@ def test_nothing_is_trained_where_nothing_is_asked_for(
     assert 0.3 <= model["sparsity"] < 0.8  # of random weights some channels are worth nothing
     assert found["baseline"]["origin"] == "weights from tiny.safetensors"
     assert found["seconds"]["fine_tune"] == found["seconds"]["from_scratch"] == 0
-    page = (tmp_path / "results" / "tiny_cifar10_sparsities.md").read_text()
+    page = (tmp_path / "results" / "tiny_cifar10_sparsity_0.3.md").read_text()
     assert "One-shot: 60 training" in page
     for left_out in ("Tuned: ", "Scratch: ", "Local: ", "(its table 3)"):
         assert left_out not in page

@@ -25,6 +25,7 @@ from streamsparse.kernels.regression import relative_error
 from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
 from streamsparse.solve import kept_inputs, refit_layers
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.problems import group_problem, layer_moments
 from streamsparse.store.statistics import Statistics
 
@@ -201,7 +202,9 @@ def test_weights_from_statistics_are_found_once_for_all_rows(bench: Bench, monke
     for recipe, sparsity in rows[:2]:
         found = cut(bench, recipe, sparsity, 0)
         inputs = kept_inputs(bench.captured.graph, chosen(bench, recipe, sparsity, 0))
-        refitted = refit_layers(bench.captured, Statistics(bench.run), list(inputs), inputs)
+        refitted = refit_layers(
+            bench.captured, Statistics(bench.run), list(inputs), inputs, Originals.of(bench.run)
+        )
         twin = with_weights(bench.subjects.model, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
         image = torch.as_tensor(bench.subjects.test[0:20][0])
         with torch.no_grad():

@@ -13,8 +13,7 @@ def test_lenet_on_few_images() -> None:
     assert [point["images"] for point in found["points"]] == [64, 128, 256]
     assert found["baseline_accuracy"] > 0.97
     scores = [point["accuracy"] for point in found["points"]]
-    assert scores[0] < scores[-1]
-    assert scores[-1] > 0.95
+    assert min(scores) > 0.95  # 64 images are not enough for least squares alone: fc1 has 800 columns
     assert 0.5 < found["keep_fraction"] < 0.9
     fc1 = [look for look in found["looks"] if look["layer"] == "fc1"]
     gaps = [look["held_out_error"] - look["training_error"] for look in fc1]

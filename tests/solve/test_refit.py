@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.patches import patches, responses
 from streamsparse.network import find_groups
 from streamsparse.solve import kept_inputs, refit_layer
+from streamsparse.solve.refit import WIDE_RIDGES, RidgeSearch, affordable_search
 from streamsparse.types import LayerGeometry
 from tests.small import ConcatNet, SmallNet, build, geometry_of, reference_folds
 
@@ -53,7 +56,7 @@ def test_weights_and_bias_are_those_of_least_squares(kind: str, bias: bool) -> N
     layer, inputs = layer_and_inputs(kind, bias)
     geometry, outputs, sums = statistics(layer, inputs)
     kept = np.array(KEPT[kind])
-    found = refit_layer(geometry, sums, kept, (1e-13,))
+    found = refit_layer(geometry, sums, kept, RidgeSearch((1e-13,)))
     assert found.weight.shape == tuple(layer.get_parameter("weight").shape)
     assert (found.bias is not None) == bias
     width, outputs_per_group = geometry.in_channels // geometry.groups, geometry.out_channels // geometry.groups
@@ -77,7 +80,7 @@ def test_errors_are_those_on_the_rows(kind: str, bias: bool) -> None:
     layer, inputs = layer_and_inputs(kind, bias)
     geometry, outputs, sums = statistics(layer, inputs)
     kept = np.array(KEPT[kind])
-    found = refit_layer(geometry, sums, kept, (1e-13,))
+    found = refit_layer(geometry, sums, kept, RidgeSearch((1e-13,)))
     columns = np.concatenate([np.arange(c * geometry.taps, (c + 1) * geometry.taps) for c in kept])
 
     def rows(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,17 +106,66 @@ def test_the_ridge_of_least_held_out_error_is_taken() -> None:
     geometry, _, sums = statistics(layer, inputs)
     ridges = (1e-8, 1e-4, 1e-2, 1e-1, 1.0)
     every = np.arange(20)
-    single = {ridge: refit_layer(geometry, sums, every, (ridge,)).error.held_out_error for ridge in ridges}
-    found = refit_layer(geometry, sums, every, ridges).error
+    single = {
+        ridge: refit_layer(geometry, sums, every, RidgeSearch((ridge,))).error.held_out_error for ridge in ridges
+    }
+    found = refit_layer(geometry, sums, every, RidgeSearch(ridges)).error
     assert found.held_out_error == min(single.values())
     assert found.ridge == min(single, key=lambda ridge: single[ridge])
     assert found.ridge > 1e-8
 
 
+@pytest.mark.parametrize("kind", KEPT)
+def test_an_endless_ridge_leaves_the_originals_weights(kind: str) -> None:
+    """On the inputs that are kept; the bias makes up for the means of the others."""
+    layer, inputs = layer_and_inputs(kind, bias=True)
+    geometry, _, sums = statistics(layer, inputs)
+    kept, weight = np.array(KEPT[kind]), layer.get_parameter("weight").detach().numpy()
+    found = refit_layer(geometry, sums, kept, RidgeSearch((1e12,)), weight)
+    flat, width = weight.reshape(len(weight), -1, geometry.taps), geometry.in_channels // geometry.groups
+    stays = np.zeros((geometry.groups, 1, width, 1))
+    stays[kept // width, 0, kept % width] = 1
+    expected = (flat.reshape(geometry.groups, -1, width, geometry.taps) * stays).reshape(weight.shape)
+    np.testing.assert_allclose(found.weight, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_from_few_rows_the_originals_weights_are_the_better_start(kind: str) -> None:
+    """Fewer rows than columns, or hardly more: judged on others."""
+    layer, inputs = layer_and_inputs(kind, bias=True)
+    geometry = geometry_of(layer, inputs[:1])
+    few = 8 if kind == "linear" else 4
+    sums = reference_folds(geometry, inputs[:few], layer(inputs[:few]).detach(), 4)
+    kept, weight = np.array(KEPT[kind]), layer.get_parameter("weight").detach().numpy()
+    wanted = layer(inputs[few:]).detach()
+    errors = []
+    for original in (None, weight):
+        found = refit_layer(geometry, sums, kept, RidgeSearch(), original)
+        changed = copy.deepcopy(layer)
+        with torch.no_grad():
+            changed.get_parameter("weight").copy_(torch.tensor(found.weight))
+            changed.get_parameter("bias").copy_(torch.tensor(found.bias))
+            errors.append(float((changed(inputs[few:]) - wanted).square().mean()))
+    assert errors[1] < 0.9 * errors[0], errors
+
+
+def test_where_many_factorizations_are_too_dear_one_fold_judges() -> None:
+    torch.manual_seed(1)
+    layer, inputs = nn.Linear(20, 3).double(), torch.randn(28, 20).double()
+    geometry, _, sums = statistics(layer, inputs)
+    found = refit_layer(geometry, sums, np.arange(20), RidgeSearch(folds=1)).error
+    alone = refit_layer(geometry, sums, np.arange(20), RidgeSearch((found.ridge,))).error
+    assert found == alone
+    narrow = geometry_of(nn.Conv2d(8, 8, 3), torch.zeros(1, 8, 8, 8))
+    wide = geometry_of(nn.Conv2d(512, 512, 3), torch.zeros(1, 512, 3, 3))
+    assert affordable_search(narrow, 8, 5) == RidgeSearch()
+    assert affordable_search(wide, 512, 5) == RidgeSearch(WIDE_RIDGES, 1)
+
+
 def test_a_convolution_group_that_loses_all_its_inputs_predicts_its_mean() -> None:
     layer, inputs = layer_and_inputs("grouped", bias=True)
     geometry, outputs, sums = statistics(layer, inputs)
-    found = refit_layer(geometry, sums, np.array([3, 4, 5]), (1e-8,))
+    found = refit_layer(geometry, sums, np.array([3, 4, 5]), RidgeSearch((1e-8,)))
     assert not found.weight[:2].any()
     assert found.bias is not None
     np.testing.assert_allclose(found.bias[:2], outputs[:, :2].mean((0, 2, 3)).numpy(), rtol=1e-9)

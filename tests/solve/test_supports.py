@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from streamsparse.solve.refit import refit_layer
+from streamsparse.solve.refit import RidgeSearch, refit_layer
 from streamsparse.solve.supports import LayerRefits
 from tests.small import geometry_of, layers_with_inputs, reference_folds
 
@@ -28,7 +28,7 @@ def test_weights_are_those_of_the_refit_with_the_same_ridge(
     width = geometry.in_channels // geometry.groups
     supports = [kept[kept // width == number] - number * width for number in range(geometry.groups)]
     weight, bias = refits.at(kept)
-    expected = refit_layer(geometry, sums, kept, [refits._ridge(supports)])
+    expected = refit_layer(geometry, sums, kept, RidgeSearch((refits._ridge(supports),)))
     assert weight.shape == tuple(layer.weight.shape)  # type: ignore[arg-type]
     np.testing.assert_allclose(weight, expected.weight, atol=1e-9)
     if bias is None:

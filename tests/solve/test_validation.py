@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch import nn
 
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.statistics import Sums
+from streamsparse.solve import validation
 from streamsparse.solve.fronts import interpolated
+from streamsparse.solve.originals import Originals
 from streamsparse.solve.validation import cross_validated
 from streamsparse.types import ChannelGroup, Consumer
 from tests.small import geometry_of
@@ -53,6 +57,40 @@ def test_channels_of_other_groups_are_fitted_to_the_other_folds(rows: int) -> No
     found = cross_validated(group, {"layer": geometry}, statistics, supports, DEFAULT_RIDGE)
     expected = [np.mean([held_out_ratio(x, y, fold == one, kept) for one in range(4)]) for kept in supports]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-1])
+def test_refits_are_held_to_the_originals_weights(ridge: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against rows, with inputs in an order of their own, fewer rows than columns."""
+    monkeypatch.setattr(validation, "RIDGES", ())
+    rng, fold = np.random.default_rng(3), np.repeat(np.arange(4), 2)
+    layer = nn.Linear(2 * OWN, OUTPUTS)
+    weights = layer.weight.detach().double().numpy()
+    x = rng.normal(size=(8, 2 * OWN))
+    y = x @ weights.T
+    inputs = tuple((c + OWN, c) for c in reversed(range(OWN)))  # two features for every position
+    group = ChannelGroup("own", OWN, (), (Consumer("layer", inputs),))
+    geometry = replace(geometry_of(layer, torch.zeros(1, 2 * OWN)), layer="layer")
+    statistics = {"layer": tuple(sums_of(x[fold == one], y[fold == one]) for one in range(4))}
+    originals = Originals({"layer.weight": layer.weight.detach()})
+
+    def held_out(support: list[int], judged: np.ndarray) -> float:
+        columns = np.array([c for position in support for c in inputs[position]])
+        means = x[~judged].mean(0), y[~judged].mean(0)
+        known, wanted = x[~judged] - means[0], y[~judged] - means[1]
+        scale = np.square(known).mean(0)[np.array(inputs)].mean(1)[support].repeat(2)
+        holds = np.diag(np.sqrt(len(known) * ridge * scale))
+        both = np.vstack([known[:, columns], holds]), np.vstack([wanted, holds @ weights[:, columns].T])
+        fitted = np.linalg.lstsq(*both, rcond=None)[0]
+        left = y[judged] - means[1] - (x[judged] - means[0])[:, columns] @ fitted
+        return float(np.square(left).sum() / np.square(y[judged] - means[1]).sum())
+
+    for supports in ([[0], [1, 4]], [[0, 2], [1, 2, 3, 5], list(range(OWN))]):  # few columns, and all
+        kept = [np.array(support) for support in supports]
+        found = validation.cross_validated(group, {"layer": geometry}, statistics, kept, ridge, originals)
+        expected = [np.mean([held_out(support, fold == one) for one in range(4)]) for support in supports]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+    assert found[-1] < 1e-12  # all positions: the original itself
 
 
 def test_errors_between_counts_stay_between_their_neighbours() -> None:
