@@ -100,7 +100,7 @@ def _inputs(geometry: LayerGeometry, kept: Sequence[int], positions: int) -> np.
 
 
 def _exact(layers: LayerRefits, kept: Sequence[int], positions: int) -> LayerCut:
-    """Least squares."""
+    """Least squares, shrunk towards the original's."""
     inputs = _inputs(layers.geometry, kept, positions)
     weight, bias = layers.at(inputs)
     by_input = weight.reshape(len(weight), -1, layers.geometry.taps)

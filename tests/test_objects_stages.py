@@ -116,6 +116,7 @@ def test_a_server_that_dies(place: Place, tmp_path: Path, stage: str, method: st
     assert_same_statistics(place.url, tmp_path / "reference")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_commands_when_the_server_dies(place: Place, files: dict[str, str], tmp_path: Path) -> None:  # noqa: F811
     """Exit status 1 and a message; the same command goes on when the server is back."""

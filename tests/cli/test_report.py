@@ -81,7 +81,7 @@ def test_json_names_files_and_figures(run: Path, tmp_path: Path) -> None:
     assert not (run / "report").exists()
 
 
-@pytest.mark.parametrize("form", ["png", "svg"])
+@pytest.mark.parametrize("form", ["svg", pytest.param("png", marks=pytest.mark.slow)])
 def test_figures_one_by_one(run: Path, form: str) -> None:
     result = invoke("report", run, "--format", form, "--json")
     assert result.exit_code == 0, result.output

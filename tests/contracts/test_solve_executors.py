@@ -43,6 +43,7 @@ def test_processes_find_the_fronts_of_one_process(tmp_path: Path) -> None:
     assert any(isinstance(event, Reused) for event in events)
 
 
+@pytest.mark.slow
 def test_a_plan_from_processes(tmp_path: Path) -> None:
     one, many = summed_run(tmp_path / "one"), summed_run(tmp_path / "many")
     expected = solve(one, budget="params=0.5", settings=SETTINGS).plan

@@ -82,6 +82,7 @@ def test_a_second_call_makes_no_row_again(
         one_shot.study(REQUEST, kept[0], ROWS, [0.8], 1)
 
 
+@pytest.mark.slow
 def test_the_papers_path_is_walked_for_rows_that_ask_for_it(
     kept: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

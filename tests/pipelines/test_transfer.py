@@ -40,6 +40,7 @@ def test_three_ways_to_the_same_sizes(kept: tuple[Path, dict[str, Any]]) -> None
     assert f"| {1000 * alone['divergence']:.1f} |" in text
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on(kept: tuple[Path, dict[str, Any]]) -> None:
     """What is there is used again: the same networks."""
     folder, found = kept

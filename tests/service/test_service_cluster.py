@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from streamsparse.errors import ClusterError
 from streamsparse.service.cluster_watch import watched_cluster
 from tests.object_server import free_port
@@ -37,6 +39,7 @@ def seen(address: str, seconds: float) -> list[ClusterError]:
     return found
 
 
+@pytest.mark.slow
 def test_a_cluster_without_workers_is_given_up(tmp_path: Path) -> None:
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
