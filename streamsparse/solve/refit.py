@@ -86,7 +86,8 @@ def refit_layer(
 ) -> RefittedLayer:
     """Weights by least squares, shrunk towards the original's, and exact bias; the shrinkage errs least held out.
 
-    The candidates are tried in ascending order until the held-out error rises, which for many rows it does soon.
+    The candidates are tried in descending order until the held-out error rises. From above it falls to its least;
+    from below, where rows are about as many as columns, it need not.
 
     Args:
         geometry: of the layer.
@@ -162,8 +163,9 @@ def _best_ridge(
     def error_at(ridge: float) -> float:
         return _held_out_error(judging, geometry, inputs, ridge, towards)
 
-    best = (search.ridges[0], error_at(search.ridges[0]))
-    for ridge in search.ridges[1:]:
+    largest, *others = reversed(search.ridges)
+    best = (largest, error_at(largest))
+    for ridge in others:
         error = error_at(ridge)
         if error > best[1] * (1 + _ROUND_OFF):
             break

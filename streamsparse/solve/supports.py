@@ -67,11 +67,12 @@ class LayerRefits:
         return weight.reshape(geometry.out_channels, width, *geometry.kernel), bias
 
     def _ridge(self, supports: list[np.ndarray]) -> float:
-        """Candidates are tried in ascending order until the held-out error rises."""
+        """Candidates are tried in descending order until the held-out error rises, see `refit_layer`."""
         columns = max(map(len, supports)) * self.geometry.taps
         candidates = RIDGES if columns < WIDE_COLUMNS else WIDE_RIDGES
-        best, least = candidates[0], self._held_out_error(supports, candidates[0])
-        for ridge in candidates[1:]:
+        best, *others = reversed(candidates)
+        least = self._held_out_error(supports, best)
+        for ridge in others:
             error = self._held_out_error(supports, ridge)
             if error >= least:
                 break

@@ -13,7 +13,7 @@ from streamsparse.kernels.folds import FoldSums
 from streamsparse.kernels.patches import patches, responses
 from streamsparse.network import find_groups
 from streamsparse.solve import kept_inputs, refit_layer
-from streamsparse.solve.refit import WIDE_RIDGES, RidgeSearch, affordable_search
+from streamsparse.solve.refit import RIDGES, WIDE_RIDGES, RidgeSearch, affordable_search
 from streamsparse.types import LayerGeometry
 from tests.small import ConcatNet, SmallNet, build, geometry_of, reference_folds
 
@@ -147,6 +147,19 @@ def test_from_few_rows_the_originals_weights_are_the_better_start(kind: str) -> 
             changed.get_parameter("bias").copy_(torch.tensor(found.bias))
             errors.append(float((changed(inputs[few:]) - wanted).square().mean()))
     assert errors[1] < 0.9 * errors[0], errors
+
+
+@pytest.mark.parametrize("rows", [12, 20, 24, 28, 200])
+def test_the_best_of_all_ridges_is_found_from_above(rows: int) -> None:
+    """Also where the other folds have about as many rows as there are columns: 3/4 of 24 for 18 that stay."""
+    torch.manual_seed(rows)
+    layer, inputs = nn.Linear(24, 5).double(), (torch.randn(rows, 24) @ torch.randn(24, 24)).double()
+    geometry = geometry_of(layer, inputs[:1])
+    sums = reference_folds(geometry, inputs, layer(inputs).detach(), 4)
+    kept, weight = np.arange(18), layer.weight.detach().numpy()
+    found = refit_layer(geometry, sums, kept, RidgeSearch(), weight).error
+    alone = [refit_layer(geometry, sums, kept, RidgeSearch((ridge,)), weight).error for ridge in RIDGES]
+    assert found.held_out_error == pytest.approx(min(one.held_out_error for one in alone), rel=1e-9)
 
 
 def test_where_many_factorizations_are_too_dear_one_fold_judges() -> None:
