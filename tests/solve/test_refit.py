@@ -149,17 +149,19 @@ def test_from_few_rows_the_originals_weights_are_the_better_start(kind: str) -> 
     assert errors[1] < 0.9 * errors[0], errors
 
 
-@pytest.mark.parametrize("rows", [12, 20, 24, 28, 200])
-def test_the_best_of_all_ridges_is_found_from_above(rows: int) -> None:
-    """Also where the other folds have about as many rows as there are columns: 3/4 of 24 for 18 that stay."""
-    torch.manual_seed(rows)
-    layer, inputs = nn.Linear(24, 5).double(), (torch.randn(rows, 24) @ torch.randn(24, 24)).double()
+@pytest.mark.parametrize(("seed", "rows"), [(0, 12), (130, 12), (141, 20), (2, 24), (3, 200)])
+def test_the_best_of_all_ridges_is_found_from_above(seed: int, rows: int) -> None:
+    """From below the first three end at another, up to 1.5 times as bad: there held-out errors rise and fall."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(24, 5).double()
+    inputs = torch.randn(rows, 24) @ torch.diag(torch.logspace(0, -4, 24)) @ torch.randn(24, 24)
+    inputs = (torch.relu(inputs) if seed % 2 else inputs).double()
     geometry = geometry_of(layer, inputs[:1])
     sums = reference_folds(geometry, inputs, layer(inputs).detach(), 4)
     kept, weight = np.arange(18), layer.weight.detach().numpy()
     found = refit_layer(geometry, sums, kept, RidgeSearch(), weight).error
     alone = [refit_layer(geometry, sums, kept, RidgeSearch((ridge,)), weight).error for ridge in RIDGES]
-    assert found.held_out_error == pytest.approx(min(one.held_out_error for one in alone), rel=1e-9)
+    assert found.held_out_error == pytest.approx(min(one.held_out_error for one in alone), rel=1e-6)
 
 
 def test_where_many_factorizations_are_too_dear_one_fold_judges() -> None:
