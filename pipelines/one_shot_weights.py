@@ -57,11 +57,12 @@ def weights_of(
         paths: points of the paper's walk, for those that are `scaled`.
     """
     found: dict[str, dict[str, LayerCut]] = {one.name: {} for one in wanted}
+    originals = Originals.of(run)
     for name in wanted[0].keep if wanted else ():
         group = captured.graph.group(name)
         widest = max(captured.graph.layers[consumer.layer].columns for consumer in group.consumers)
         with blas_threads(widest):
-            refits = dict(_refits(run, captured, group))
+            refits = dict(_refits(run, captured, group, originals))
             for one in wanted:
                 kept = one.keep[name]
                 if one.scaled:
@@ -82,9 +83,11 @@ def whole(cuts: Mapping[str, LayerCut], captured: Captured) -> Weights:
     return weights
 
 
-def _refits(run: Run, captured: Captured, group: ChannelGroup) -> Iterator[tuple[str, LayerRefits]]:
+def _refits(
+    run: Run, captured: Captured, group: ChannelGroup, originals: Originals
+) -> Iterator[tuple[str, LayerRefits]]:
     """Of the consumers, whose inputs must be the group's positions one after the other."""
-    statistics, originals = Statistics(run), Originals.of(run)
+    statistics = Statistics(run)
     for consumer in group.consumers:
         geometry = captured.graph.layers[consumer.layer]
         own = [channel for inputs in consumer.inputs for channel in inputs]

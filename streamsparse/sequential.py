@@ -50,7 +50,6 @@ class _Stage:
     run: Run
     captured: Captured
     original: nn.Module
-    weights: Originals
     images: Images
     capture: CaptureSettings
     folds: int
@@ -92,12 +91,10 @@ def refit(
     read_solution(run)  # before the model is built
     statistics = Statistics(run).require(layers)
     descriptions = [statistics.description(layer) or {} for layer in layers]
-    original = original_model(run, model)
     stage = _Stage(
         run=run,
         captured=captured,
-        original=original,
-        weights=Originals.of_model(original),
+        original=original_model(run, model),
         images=captured_images(captured.manifest["data"], data)[0],
         capture=settings or CaptureSettings(),
         folds=max(about["folds"] for about in descriptions),
@@ -149,18 +146,17 @@ def _parts(layers: list[str], stages: int | None) -> list[list[str]]:
 
 def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list[RefittedLayer]:
     inputs = kept_inputs(stage.captured.graph, plan.keep)
+    originals = Originals.of_model(stage.original)
     refitted: list[RefittedLayer] = []
     used = {layout.ORIGINAL_STREAM}
     for number, part in enumerate(parts):
         if number == 0:
-            refitted += refit_layers(
-                stage.captured, Statistics(stage.run), part, inputs, stage.weights, stage.on_event
-            )
+            refitted += refit_layers(stage.captured, Statistics(stage.run), part, inputs, originals, stage.on_event)
             continue
         kept = {layer: inputs[layer] for layer in part}
         statistics = _statistics(stage, kept, number, refitted)
         used.add(statistics.stream)
-        refitted += _refit_on_kept(stage, statistics, kept)
+        refitted += _refit_on_kept(stage, statistics, kept, originals)
     _drop_statistics_but(stage.run, used)
     return refitted
 
@@ -205,7 +201,7 @@ def _narrow(stage: _Stage, layer: str, kept: np.ndarray) -> bool:
     return on_inputs(whole, len(kept)) != whole
 
 
-def _refit_on_kept(stage: _Stage, statistics: Statistics, kept: Kept) -> list[RefittedLayer]:
+def _refit_on_kept(stage: _Stage, statistics: Statistics, kept: Kept, originals: Originals) -> list[RefittedLayer]:
     """Re-estimate layers from statistics of the inputs that stay; weights have the layers' own shapes again."""
     refitted = []
     with reporting("refit", len(kept), "layers", stage.on_event) as advance:
@@ -214,7 +210,7 @@ def _refit_on_kept(stage: _Stage, statistics: Statistics, kept: Kept) -> list[Re
             geometry = on_inputs(whole, len(inputs))
             support = np.arange(len(inputs)) if geometry != whole else inputs
             search = affordable_search(geometry, len(inputs), stage.folds)
-            original = stage.weights.weight(whole)
+            original = originals.weight(whole)
             if original is not None and geometry != whole:
                 original = original[:, inputs]
             with blas_threads(geometry.columns):

@@ -100,11 +100,10 @@ def losses_by_surgery(run: Run, kind: type[nn.Module], group: str, counts: tuple
     for count in counts:
         keep = {group: front.front.supports[count].tolist()}
         inputs = kept_inputs(captured.graph, keep)
-        consumers = {one.layer for one in captured.graph.group(group).consumers}
+        consumers = {one.layer: captured.graph.layers[one.layer] for one in captured.graph.group(group).consumers}
         weights = {
             layer: LayerRefits.of(geometry, statistics[layer], originals.weight(geometry)).at(inputs[layer])
-            for layer in consumers
-            if (geometry := captured.graph.layers[layer])
+            for layer, geometry in consumers.items()
         }
         smaller = prune(with_weights(model, weights), captured.graph, keep)
         assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())

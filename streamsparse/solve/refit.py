@@ -7,7 +7,7 @@ as it was. On a LeNet at half of its parameters that takes the divergence after 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,9 +86,6 @@ def refit_layer(
 ) -> RefittedLayer:
     """Weights by least squares, shrunk towards the original's, and exact bias; the shrinkage errs least held out.
 
-    The candidates are tried in descending order until the held-out error rises. From above it falls to its least;
-    from below, where rows are about as many as columns, it need not.
-
     Args:
         geometry: of the layer.
         sums: its statistics by fold; in a sequential refit, of the inputs that the pruned layers now produce.
@@ -111,6 +108,25 @@ def refit_layer(
         bias=_bias(whole, np.stack(weights)) if geometry.bias else None,
         error=LayerError(geometry.layer, _pooled(errors), held_out, ridge),
     )
+
+
+def best_from_above(ridges: Sequence[float], error_at: Callable[[float], float]) -> tuple[float, float]:
+    """Ridge and held-out error where, from the largest ridge down, the error rises first.
+
+    From above it falls to its least; from below, where rows are about as many as columns, it need not.
+
+    Args:
+        ridges: ascending.
+    """
+    largest, *others = reversed(ridges)
+    best = (largest, error_at(largest))
+    for ridge in others:
+        error = error_at(ridge)
+        if error > best[1] * (1 + _ROUND_OFF):
+            break
+        if error < best[1]:
+            best = (ridge, error)
+    return best
 
 
 def by_convolution_group(original: np.ndarray | None, geometry: LayerGeometry) -> Sequence[np.ndarray | None]:
@@ -163,14 +179,7 @@ def _best_ridge(
     def error_at(ridge: float) -> float:
         return _held_out_error(judging, geometry, inputs, ridge, towards)
 
-    largest, *others = reversed(search.ridges)
-    best = (largest, error_at(largest))
-    for ridge in others:
-        error = error_at(ridge)
-        if error > best[1] * (1 + _ROUND_OFF):
-            break
-        if error < best[1]:
-            best = (ridge, error)
+    best = best_from_above(search.ridges, error_at)
     if len(judging) < len(splits):
         return best[0], _held_out_error(splits, geometry, inputs, best[0], towards)
     return best

@@ -11,7 +11,7 @@ from streamsparse.kernels.folds import FoldSums, split_moments, total
 from streamsparse.kernels.regression import Regression, refit, relative_error
 from streamsparse.kernels.statistics import Moments
 from streamsparse.solve.problems import layer_moments
-from streamsparse.solve.refit import RIDGES, WIDE_COLUMNS, WIDE_RIDGES, by_convolution_group
+from streamsparse.solve.refit import RIDGES, WIDE_COLUMNS, WIDE_RIDGES, best_from_above, by_convolution_group
 from streamsparse.types import LayerGeometry
 
 
@@ -67,17 +67,9 @@ class LayerRefits:
         return weight.reshape(geometry.out_channels, width, *geometry.kernel), bias
 
     def _ridge(self, supports: list[np.ndarray]) -> float:
-        """Candidates are tried in descending order until the held-out error rises, see `refit_layer`."""
         columns = max(map(len, supports)) * self.geometry.taps
         candidates = RIDGES if columns < WIDE_COLUMNS else WIDE_RIDGES
-        best, *others = reversed(candidates)
-        least = self._held_out_error(supports, best)
-        for ridge in others:
-            error = self._held_out_error(supports, ridge)
-            if error >= least:
-                break
-            best, least = ridge, error
-        return best
+        return best_from_above(candidates, lambda ridge: self._held_out_error(supports, ridge))[0]
 
     def _held_out_error(self, supports: list[np.ndarray], ridge: float) -> float:
         """Squared residual, summed over the convolution groups."""
