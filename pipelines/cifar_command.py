@@ -20,6 +20,7 @@ from pipelines.cifar_networks import FINE_TUNING, TRAINING, Network
 from pipelines.cifar_rows import without_places
 from pipelines.cifar_stages import TEACHERS_SHARE, Settings
 from pipelines.cifar_tables import print_plan, print_summary, write_results
+from pipelines.pages import AS_JSON, RUN, THREADS, WRITE
 from pipelines.recipe import Recipe
 from streamsparse.cli.console import command, print_json, say
 from streamsparse.errors import UsageError
@@ -67,10 +68,6 @@ MIXED = Annotated[
     bool, typer.Option("--mixed-precision", help="Train in bfloat16: for CUDA, and processors that multiply it.")
 ]
 DEVICE = Annotated[str, typer.Option(help="cpu, cuda or cuda:N, for everything.")]
-THREADS = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's")]
-RUN = Annotated[Path | None, typer.Option(help="Keep everything here; the same command goes on after a kill.")]
-WRITE = Annotated[Path | None, typer.Option(help="Write the tables, as .md and .json, into this directory.")]
-AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 DRY_RUN = Annotated[bool, typer.Option("--dry-run", help="Print the plan and touch nothing.")]
 
 

@@ -6,7 +6,7 @@ and their data are looked for in `shared/` beside the repository.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 import pipelines.mnist as mnist
 from pipelines.idx import read_idx
 from pipelines.lenet import LeNet
-from streamsparse.errors import DataError
+from streamsparse.errors import DataError, UsageError
 
 SHARED: Final = Path(__file__).resolve().parents[2] / "shared"
 LENET_WEIGHTS: Final = Path(__file__).parent / "data" / "lenet_mnist.safetensors"
@@ -120,6 +120,29 @@ def resnet18() -> Subjects:
 
 
 NETWORKS: Final[dict[str, Callable[[], Subjects]]] = {"lenet": lenet, "vgg16": vgg16, "resnet18": resnet18}
+
+
+def subjects_of(network: str) -> Subjects:
+    """By name in `NETWORKS`.
+
+    Raises:
+        UsageError: there is no such network.
+        DataError: its weights or images are not there.
+    """
+    if network not in NETWORKS:
+        raise UsageError("There is no such network.", expected=", ".join(NETWORKS), got=network, where="--network")
+    return NETWORKS[network]()
+
+
+def checked_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:
+    """Rising, each once.
+
+    Raises:
+        UsageError: none, or one that is no fraction.
+    """
+    if not sparsities or not all(0 < value < 1 for value in sparsities):
+        raise UsageError("A sparsity is a fraction.", expected="0 < X < 1", got=sparsities, where="--sparsity")
+    return tuple(sorted(set(sparsities)))
 
 
 def weights_file(network: str) -> Path:

@@ -63,7 +63,7 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
         (
             "Kullback–Leibler divergence from the original, 10⁻³ nats per image",
             lambda cell: 1000 * cell["divergence"],
-            lambda value: f"{value:.1f}",
+            lambda value: f"{value:.2f}" if value < 1 else f"{value:.1f}",
         ),
         ("Agreement with the original, %", lambda cell: 100 * cell["agreement"], lambda value: f"{value:.2f}"),
     ]
@@ -156,6 +156,6 @@ def _seconds(found: Mapping[str, Any]) -> list[str]:
     for number, clock in enumerate(clocks if stages else (), 1):
         spent = [f"{clock[stage]:.0f}" if clock.get(stage, 0) >= 1 else "–" for stage in stages]
         lines.append(f"| calibration sample {number} | " + " | ".join(spent) + " |")
-    lines += ["", "–: found by an earlier call, or not asked for.", ""] if stages else []
+    lines += ["", "–: found by an earlier call, under a second, or not asked for.", ""] if stages else []
     lines += _table(found, lambda cell: cell["cut_seconds"], lambda value: f"{value:.0f}")
     return lines

@@ -1,6 +1,6 @@
 """How few calibration images are enough: LeNet on MNIST, and VGG-16 on Fashion-MNIST where it is at hand.
 
-    uv run python -m pipelines.sample_size [--network lenet|vgg16] [--images N] [--write DIRECTORY] [--json]
+    uv run python -m pipelines.sample_size [--network lenet|vgg16] [--images N] [--write DIRECTORY]
 
 One pass over the images. At 64, 128, 256, ... of them every layer is refitted on its working support (see
 `streamsparse.solve.working`), which keeps as large a fraction of every channel group as half of the parameters
@@ -13,26 +13,25 @@ repository.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import torch
+import typer
 
-from pipelines.networks import Subjects, accuracy, lenet, vgg16
-from pipelines.pages import write_page
+from pipelines.networks import Subjects, accuracy, subjects_of
+from pipelines.one_shot_tables import surroundings
+from pipelines.pages import AS_JSON, THREADS, WRITE, publish
 from pipelines.sample_size_tables import page
 from streamsparse.adaptive import look_schedule
 from streamsparse.capture import CaptureSettings, capture
+from streamsparse.cli.console import command
 from streamsparse.convergence import Judge, LayerLook, Request
 from streamsparse.errors import DataError
+from streamsparse.events import Notice, OnEvent, ignore
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.kernels.folds import FoldSums
 from streamsparse.network.observation import whole_groups
@@ -50,9 +49,6 @@ FOLDS: Final = 5
 BATCH_IMAGES: Final = 64
 
 
-NETWORKS: Final[dict[str, Callable[[], Subjects]]] = {"lenet": lenet, "vgg16": vgg16}
-
-
 class Stopped(Exception):  # noqa: N818  not a failure
     """The last look was taken: what would be stored is not needed."""
 
@@ -60,8 +56,8 @@ class Stopped(Exception):  # noqa: N818  not a failure
 class Study:
     """Takes the looks of one pass (mutable)."""
 
-    def __init__(self, subjects: Subjects, run: Run, images: int, test_images: int) -> None:
-        self.subjects, self.run, self.test_images = subjects, run, test_images
+    def __init__(self, subjects: Subjects, run: Run, images: int, test_images: int, on_event: OnEvent) -> None:
+        self.subjects, self.run, self.test_images, self.on_event = subjects, run, test_images, on_event
         self.schedule = look_schedule(images, BATCH_IMAGES)
         self.looks: list[dict[str, Any]] = []
         self.points: list[dict[str, Any]] = []
@@ -78,7 +74,7 @@ class Study:
             changed = with_weights(self.subjects.model, weights)
             found = accuracy(changed, self.subjects.test, self.test_images)
             self.points.append({"images": images, "accuracy": found, "look_seconds": seconds})
-            print(self.points[-1], file=sys.stderr, flush=True)
+            self.on_event(Notice("look", f"{images:,} images: {found:.2%}, {seconds:.0f} s"))
         if images >= self.schedule[-1]:
             raise Stopped
         return False
@@ -119,14 +115,17 @@ def largest_fraction(captured: Captured) -> float:
     raise DataError("No fraction of the channels meets the budget.", expected=f"≤ {BUDGET:.0%} of the parameters")
 
 
-def study(name: str, images: int, test_images: int) -> dict[str, Any]:
+def study(name: str, images: int, test_images: int, on_event: OnEvent = ignore) -> dict[str, Any]:
     """Every figure of one network."""
-    subjects, run = NETWORKS[name](), Run.at("memory://")
+    subjects, run = subjects_of(name), Run.at("memory://")
     baseline = accuracy(subjects.model, subjects.test, test_images)
-    taken = Study(subjects, run, images, test_images)
+    taken = Study(subjects, run, images, test_images, on_event)
     settings = CaptureSettings(sink="statistics", batch_images=BATCH_IMAGES, folds=FOLDS, products="float32")
     with suppress(Stopped):
-        capture(subjects.model, subjects.calibration, run, images=images, settings=settings, looks=taken)
+        capture(
+            subjects.model, subjects.calibration, run, images=images, settings=settings, looks=taken,
+            on_event=on_event,
+        )  # fmt: skip
     captured = read_captured(run)
     return {
         "network": subjects.name,
@@ -156,26 +155,28 @@ def stop(captured: Captured, taken: Study, tolerance: float) -> dict[str, Any]:
     return {"images": ended, "layers": {layer.layer: layer.images for layer in layers}}
 
 
-def main() -> None:
-    """Run and show, or write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=sorted(NETWORKS), default="lenet")
-    parser.add_argument("--images", type=int, default=4096, help="of the largest look")
-    parser.add_argument("--test-images", type=int, default=10_000)
-    parser.add_argument("--write", type=Path, help="write sample_size_NETWORK.md and .json into this directory")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    arguments = parser.parse_args()
-    found = study(arguments.network, arguments.images, arguments.test_images)
-    about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
-    command = f"uv run python -m pipelines.sample_size --network {arguments.network} --images {arguments.images}"
-    command += f" --test-images {arguments.test_images} --write pipelines/results"
-    text = page(found, about, command)
-    print(text)
-    if arguments.write is not None:
-        write_page(arguments.write, f"sample_size_{arguments.network}", text, {"about": about, **found})
-    if arguments.json:
-        print(json.dumps(found))
+def main(
+    network: Annotated[str, typer.Option(help="lenet, vgg16 or resnet18.")] = "lenet",
+    images: Annotated[int, typer.Option(min=BATCH_IMAGES, help="Of the largest look.")] = 4096,
+    test_images: Annotated[int, typer.Option(min=1, help="Test images.")] = 10_000,
+    threads: THREADS = None,
+    write: WRITE = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """How few calibration images are enough: errors of every layer and accuracy at 64, 128, 256, ... of them.
+
+    A minute for LeNet on two cores, some twelve for VGG-16. Writes sample_size_NETWORK.md and .json.
+
+    Example: uv run python -m pipelines.sample_size --network lenet --images 1024
+    """
+    torch.set_num_threads(threads or torch.get_num_threads())
+    with command(as_json) as bars:
+        found = study(network, images, test_images, bars)
+    about = surroundings()
+    typed = f"uv run python -m pipelines.sample_size --network {network} --images {images}"
+    text = page(found, about, f"{typed} --test-images {test_images} --write pipelines/results")
+    publish(text, {"about": about, **found}, write, f"sample_size_{network}", as_json)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,7 +1,7 @@
 """One capture for every budget, or a new one for each: how much is there to gain?
 
-    uv run python -m pipelines.transfer [--network lenet|vgg16|resnet18] [--images N] [--sparsity 0.5 0.7 ...]
-        [--seeds 2] [--stages N] [--test-images 10000] [--run DIRECTORY] [--write DIRECTORY] [--json]
+    uv run python -m pipelines.transfer [--network lenet|vgg16|resnet18] [--sparsity 0.5 --sparsity 0.7 ...]
+        [--seeds 2] [--run DIRECTORY] [--write DIRECTORY]
 
 Statistics of the original serve any budget. Pruning in steps instead takes every network out of the one of the
 milder budget before it, with a capture, a search and sensitivities of its own. Three ways to the same sizes are
@@ -18,27 +18,26 @@ call, typed again, goes on.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final
 
 import torch
+import typer
 from torch import nn
 from torch.utils.data import Subset
 
-from pipelines.networks import NETWORKS, Subjects
+from pipelines.networks import Subjects, checked_sparsities, subjects_of
 from pipelines.one_shot_tables import surroundings
-from pipelines.pages import write_page
+from pipelines.pages import AS_JSON, RUN, THREADS, WRITE, publish
 from pipelines.transfer_tables import page
 from streamsparse.capture import CaptureSettings
-from streamsparse.errors import UsageError
+from streamsparse.cli.console import command
 from streamsparse.evaluate import compare
+from streamsparse.events import Notice, OnEvent, ignore, reporting
 from streamsparse.kernels.front import Method
 from streamsparse.run import Result, prune
 from streamsparse.solve import SolveSettings
@@ -71,21 +70,14 @@ class Request:
     method: Method = "best"
 
 
-def checked(sparsities: Sequence[float]) -> tuple[float, ...]:
-    """In the order of the steps.
-
-    Raises:
-        UsageError: none, or one that is no fraction.
-    """
-    if not sparsities or not all(0 < value < 1 for value in sparsities):
-        raise UsageError("A sparsity is a fraction.", expected="0 < X < 1", got=sparsities, where="--sparsity")
-    return tuple(sorted(set(sparsities)))
-
-
-def study(request: Request, folder: Path) -> dict[str, Any]:
+def study(request: Request, folder: Path, on_event: OnEvent = ignore) -> dict[str, Any]:
     """Every figure."""
-    subjects = NETWORKS[request.network]()
-    rows = [row for seed in range(request.seeds) for row in _rows(request, subjects, folder, seed)]
+    subjects, rows = subjects_of(request.network), []
+    with reporting("networks", request.seeds * len(request.sparsities) * len(WAYS), "pruned", on_event) as advance:
+        for seed in range(request.seeds):
+            for row in _rows(request, subjects, folder, seed, on_event):
+                rows.append(row)
+                advance(1)
     parameters = sum(parameter.numel() for parameter in subjects.model.parameters())
     return {
         "network": subjects.name,
@@ -96,7 +88,9 @@ def study(request: Request, folder: Path) -> dict[str, Any]:
     }
 
 
-def _rows(request: Request, subjects: Subjects, folder: Path, seed: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    request: Request, subjects: Subjects, folder: Path, seed: int, on_event: OnEvent
+) -> Iterator[dict[str, Any]]:
     original, before = subjects.model, subjects.model
     parameters = sum(parameter.numel() for parameter in original.parameters())
     whole = folder / f"seed-{seed}" / "original"
@@ -109,74 +103,80 @@ def _rows(request: Request, subjects: Subjects, folder: Path, seed: int) -> Iter
             (IN_STEPS, before, own, request.stages),
         ):
             started = perf_counter()
-            result = _pruned(request, subjects, model, run, budget, stages, seed)
+            result = _pruned(request, subjects, model, run, budget, stages, seed, on_event)
             seconds = perf_counter() - started
             if way == IN_STEPS:
                 before = result.model
-            yield {"way": way, "sparsity": sparsity, "seed": seed, "seconds": seconds,
+            row = {"way": way, "sparsity": sparsity, "seed": seed, "seconds": seconds,
                    **_examined(request, subjects, result)}  # fmt: skip
+            text = f"{row['pruned_accuracy']:.2%}, KL {row['divergence']:.4f}, {row['parameters']:,} parameters"
+            on_event(Notice(f"{way} to {sparsity:g}", text))
+            yield row
 
 
 def _pruned(
-    request: Request, subjects: Subjects, model: nn.Module, run: Path, budget: str, stages: int | None, seed: int
+    request: Request,
+    subjects: Subjects,
+    model: nn.Module,
+    run: Path,
+    budget: str,
+    stages: int | None,
+    seed: int,
+    on_event: OnEvent,
 ) -> Result:
     return prune(
         model, subjects.calibration, budget=budget, run=run, images=request.images, seed=seed, stages=stages,
         capture_settings=CaptureSettings(sink="statistics"), solve_settings=SolveSettings(request.method),
+        on_event=on_event,
     )  # fmt: skip
 
 
 def _examined(request: Request, subjects: Subjects, result: Result) -> dict[str, Any]:
     test = Subset(subjects.test, range(request.test_images))
     found = compare(subjects.model, result.model, test).to_json()
-    row = {
+    return {
         **found,
         "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
         "counts": dict(result.solution.plan.counts),
     }
-    print(f"{row['parameters']:,} parameters: KL {row['divergence']:.4f}", file=sys.stderr, flush=True)
-    return row
 
 
-def main() -> None:
-    """Run and show, or write."""
-    arguments = _arguments()
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    request = Request(
-        arguments.network, arguments.images, checked(arguments.sparsity), arguments.seeds, arguments.stages,
-        arguments.test_images, arguments.method,
-    )  # fmt: skip
-    with TemporaryDirectory() as temporary:
-        found = study(request, arguments.run or Path(temporary))
-    command = f"uv run python -m pipelines.transfer --network {request.network} --images {request.images}"
-    command += f" --sparsity {' '.join(f'{one:g}' for one in request.sparsities)} --seeds {request.seeds}"
-    command += f" --stages {request.stages}" if request.stages else ""
-    command += f" --method {request.method}" if request.method != "best" else ""
+def main(
+    network: Annotated[str, typer.Option(help="lenet, vgg16 or resnet18.")] = "lenet",
+    images: Annotated[int, typer.Option(min=10, help="Of each calibration sample.")] = 4096,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Fraction of the original's parameters that goes; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Calibration samples.")] = 2,
+    stages: Annotated[
+        int | None, typer.Option(min=1, help="Passes of the refit in order.", show_default="one per layer")
+    ] = None,
+    method: Annotated[Method, typer.Option(help="Of finding channels.")] = "best",
+    test_images: Annotated[int, typer.Option(min=1, help="Test images.")] = 10_000,
+    threads: THREADS = None,
+    run: RUN = None,
+    write: WRITE = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """One capture for every budget, or a new one for each: how much is there to gain?
+
+    Three minutes for LeNet on two cores. Writes transfer_NETWORK.md and .json.
+
+    Example: uv run python -m pipelines.transfer --network lenet --sparsity 0.8 --sparsity 0.95 --seeds 1
+    """
+    torch.set_num_threads(threads or torch.get_num_threads())
+    with command(as_json) as bars, TemporaryDirectory() as temporary:
+        sparsities = checked_sparsities(sparsity or SPARSITIES)
+        request = Request(network, images, sparsities, seeds, stages, test_images, method)
+        found = study(request, run or Path(temporary), bars)
+    parts = [f"uv run python -m pipelines.transfer --network {network} --images {images}"]
+    parts += [f"--sparsity {one:g}" for one in sparsities]
+    parts += [f"--seeds {seeds} --test-images {test_images}"]
+    parts += [f"--stages {stages}"] * (stages is not None) + [f"--method {method}"] * (method != "best")
     about = surroundings()
-    text = page(found, about, f"{command} --test-images {request.test_images} --write pipelines/results")
-    print(text)
-    if arguments.write is not None:
-        write_page(arguments.write, f"transfer_{request.network}", text, {"about": about, **found})
-    if arguments.json:
-        print(json.dumps(found))
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=sorted(NETWORKS), default="lenet")
-    parser.add_argument("--images", type=int, default=4096, help="of each calibration sample")
-    parser.add_argument("--sparsity", type=float, nargs="+", default=SPARSITIES, metavar="X",
-                        help="fractions of the original's parameters that go")  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=2, help="calibration samples")
-    parser.add_argument("--stages", type=int, help="passes of a refit in order; one per layer if left out")
-    parser.add_argument("--method", choices=get_args(Method), default="best", help="of finding channels")
-    parser.add_argument("--test-images", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, help="torch's; all cores if left out")
-    parser.add_argument("--run", type=Path, help="keep everything here, and go on from what is there")
-    parser.add_argument("--write", type=Path, help="write transfer_NETWORK.md and .json into this directory")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    return parser.parse_args()
+    text = page(found, about, f"{' '.join(parts)} --write pipelines/results")
+    publish(text, {"about": about, **found}, write, f"transfer_{network}", as_json)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import typer
 from torch.utils.data import TensorDataset
+from typer.testing import CliRunner
 
 from pipelines import networks, one_shot
 from pipelines.one_shot_bench import Bench, Clock, Examination, prepare
@@ -34,6 +37,8 @@ NAMES = (
     "paper refit full by-layer l2 l2-refit l2-global bn-scale full-independent fisher-independent error-independent"
 )
 ROWS = [RECIPES[name] for name in NAMES.split()]
+APPLICATION = typer.Typer(add_completion=False)
+APPLICATION.command()(one_shot.main)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +126,32 @@ def test_the_page_has_every_row_and_says_what_is_missing(kept: tuple[Path, dict[
     assert "Not shown: bn-scale" in text
     assert f"{100 * kept[1]['cells']['full 0.7 0']['pruned_accuracy']:.2f}" in text
     assert "| calibration sample 1 | " in text
+
+
+def test_the_command_writes_the_page_and_the_command_that_repeats_it(
+    kept: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    asked = ["--network lenet", "--images 600", "--test-images 300", "--fewer-test-images 200", "--stages 2"]
+    asked += [*(f"--recipe {recipe.name}" for recipe in ROWS), "--sparsity 0.7"]
+    options = [part for option in asked for part in option.split()]
+    result = CliRunner().invoke(APPLICATION, [*options, f"--run={kept[0]}", f"--write={tmp_path}", "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["cells"] == kept[1]["cells"]
+    assert json.loads((tmp_path / "one_shot_lenet.json").read_text()) == found
+    text = (tmp_path / "one_shot_lenet.md").read_text()
+    (typed,) = (f"{line} " for line in text.splitlines() if "pipelines.one_shot" in line)
+    assert all(f" {option} " in typed for option in asked)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("--recipe=ful", "got: ful"), ("--sparsity=1", "0 < X < 1"), ("--network=lenett", "lenett")]
+)
+def test_what_the_command_cannot_do_is_said(wrong: str, said: str) -> None:
+    result = CliRunner().invoke(APPLICATION, ["--network=lenet", wrong, "--json"])
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert json.loads(result.stdout)["error"] == "UsageError"
 
 
 def test_an_examination_is_a_comparison(bench: Bench) -> None:

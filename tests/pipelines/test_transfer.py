@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines import transfer
+from pipelines.networks import checked_sparsities
 from pipelines.transfer_tables import page
 from streamsparse.errors import UsageError
 
@@ -51,5 +52,5 @@ def test_a_killed_call_goes_on(kept: tuple[Path, dict[str, Any]]) -> None:
 @pytest.mark.parametrize("sparsities", [[], [0.5, 1.0], [-0.1]])
 def test_what_is_no_fraction_is_refused(sparsities: list[float]) -> None:
     with pytest.raises(UsageError, match="0 < X < 1"):
-        transfer.checked(sparsities)
-    assert transfer.checked([0.9, 0.5, 0.5]) == (0.5, 0.9)
+        checked_sparsities(sparsities)
+    assert checked_sparsities([0.9, 0.5, 0.5]) == (0.5, 0.9)
