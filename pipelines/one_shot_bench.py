@@ -20,7 +20,7 @@ from pipelines.networks import Subjects
 from streamsparse.accumulate import accumulate
 from streamsparse.capture import CaptureSettings, Images, calibration_images, capture
 from streamsparse.evaluate import Comparison
-from streamsparse.events import OnEvent
+from streamsparse.events import OnEvent, ignore, reporting
 from streamsparse.intake.captured import Captured, read_captured
 from streamsparse.kernels.entropic_path import PathPoint
 from streamsparse.kernels.front import solve_front
@@ -84,6 +84,7 @@ class Bench:
         losses: predicted divergence of the network with one group cut, by group and count.
         stages: passes of a sequential refit.
         clock: of what is made when a row asks for it.
+        on_event: hears how the work goes.
         memory: weights that were found, by plan (mutable).
     """
 
@@ -95,14 +96,20 @@ class Bench:
     losses: dict[str, np.ndarray]
     stages: int
     clock: Clock
+    on_event: OnEvent = ignore
     memory: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def paths(self) -> dict[str, EntropicPath]:
         """The paper's, by group: walked when the first row asks for them, minutes on VGG-16."""
         assert self.run.directory is not None
-        with self.clock.timing("entropic paths"):
-            return {name: _path(self.run, self.captured, name, self.run.directory) for name in self.fronts}
+        paths: dict[str, EntropicPath] = {}
+        counting = reporting("entropic paths", len(self.fronts), "groups", self.on_event)
+        with self.clock.timing("entropic paths"), counting as advance:
+            for name in self.fronts:
+                paths[name] = _path(self.run, self.captured, name, self.run.directory)
+                advance(1)
+        return paths
 
     def entropic_errors(self, group: str) -> np.ndarray:
         """Held-out errors of the path's supports: training errors, times held-out over training of the best."""
@@ -129,7 +136,7 @@ def prepare(
         )
     losses = predicted_losses(fronts, measured)
     sample = calibration_images(subjects.calibration, images=images, seed=seed)
-    return Bench(subjects, run, captured, sample, fronts, losses, stages, clock)
+    return Bench(subjects, run, captured, sample, fronts, losses, stages, clock, on_event)
 
 
 def fisher_losses(bench: Bench) -> dict[str, np.ndarray]:
@@ -140,7 +147,7 @@ def fisher_losses(bench: Bench) -> dict[str, np.ndarray]:
     if "fisher" not in bench.memory:
         measured = measure_sensitivities(
             _beside(bench.run, "fisher"), bench.subjects.calibration, model=bench.subjects.model,
-            fronts=bench.fronts, images=SENSITIVITY_IMAGES, by="fisher",
+            fronts=bench.fronts, images=SENSITIVITY_IMAGES, by="fisher", on_event=bench.on_event,
         )  # fmt: skip
         bench.memory["fisher"] = predicted_losses(bench.fronts, measured)
     found: dict[str, np.ndarray] = bench.memory["fisher"]

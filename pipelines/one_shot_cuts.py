@@ -92,7 +92,7 @@ def _improved(bench: Bench, sparsity: float) -> dict[str, int]:
     if name not in bench.memory:
         found = improve(
             bench.run, bench.subjects.calibration, model=bench.subjects.model, budget=f"sparsity={sparsity}",
-            rounds=IMPROVE_ROUNDS,
+            rounds=IMPROVE_ROUNDS, on_event=bench.on_event,
         )  # fmt: skip
         bench.memory[name] = found.solution.plan.counts
     counts: dict[str, int] = bench.memory[name]
@@ -171,7 +171,7 @@ def _find(bench: Bench, todo: Sequence[Wanted]) -> None:
     paths = {name: path.points for name, path in bench.paths.items()} if scaled else {}
     if todo:
         with bench.clock.timing("refits from statistics"):
-            bench.memory.update(weights_of(bench.run, bench.captured, todo, paths))
+            bench.memory.update(weights_of(bench.run, bench.captured, todo, paths, bench.on_event))
 
 
 def _identity(recipe: Recipe, keep: Keep) -> str:
@@ -210,6 +210,7 @@ def _sequential(bench: Bench, keep: Keep, stages: int | None) -> Weights:
         commit_solution(bench.run, Solution(plan, (), "independent"), {})
     subjects = bench.subjects
     solution = refit(
-        bench.run, subjects.calibration, model=subjects.model, stages=stages, settings=SETTINGS
+        bench.run, subjects.calibration, model=subjects.model, stages=stages, settings=SETTINGS,
+        on_event=bench.on_event,
     )  # fmt: skip
     return read_weights(bench.run, solution)

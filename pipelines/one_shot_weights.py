@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.one_shot_recipes import NotComparableError
+from streamsparse.events import OnEvent, ignore, reporting
 from streamsparse.intake.captured import Captured
 from streamsparse.kernels.entropic_path import PathPoint
 from streamsparse.kernels.entropic_steps import weight_step
@@ -48,28 +49,40 @@ class LayerCut:
 
 
 def weights_of(
-    run: Run, captured: Captured, wanted: Sequence[Wanted], paths: Paths
+    run: Run, captured: Captured, wanted: Sequence[Wanted], paths: Paths, on_event: OnEvent = ignore
 ) -> dict[str, dict[str, LayerCut]]:
     """By plan and layer; the statistics of every layer are read once.
 
     Args:
         wanted: plans for the same groups.
         paths: points of the paper's walk, for those that are `scaled`.
+        on_event: hears of every group of every plan.
     """
     found: dict[str, dict[str, LayerCut]] = {one.name: {} for one in wanted}
     originals = Originals.of(run)
-    for name in wanted[0].keep if wanted else ():
-        group = captured.graph.group(name)
-        widest = max(captured.graph.layers[consumer.layer].columns for consumer in group.consumers)
-        with blas_threads(widest):
-            refits = dict(_refits(run, captured, group, originals))
-            for one in wanted:
-                kept = one.keep[name]
-                if one.scaled:
-                    found[one.name] |= _scaled(group, refits, kept, paths[name])
-                elif len(kept) < group.size:
-                    found[one.name] |= {layer: _exact(layers, kept, group.size) for layer, layers in refits.items()}
+    names = list(wanted[0].keep) if wanted else []
+    with reporting("weights from statistics", len(names) * len(wanted), "groups", on_event) as advance:
+        for name in names:
+            group = captured.graph.group(name)
+            widest = max(captured.graph.layers[consumer.layer].columns for consumer in group.consumers)
+            with blas_threads(widest):
+                refits = dict(_refits(run, captured, group, originals))
+                for one in wanted:
+                    found[one.name] |= _weights_in(group, refits, one, paths)
+                    advance(1)
     return found
+
+
+def _weights_in(
+    group: ChannelGroup, refits: Mapping[str, LayerRefits], wanted: Wanted, paths: Paths
+) -> dict[str, LayerCut]:
+    """Of the group's consumers; of none where all channels stay."""
+    kept = wanted.keep[group.name]
+    if wanted.scaled:
+        return _scaled(group, refits, kept, paths[group.name])
+    if len(kept) == group.size:
+        return {}
+    return {layer: _exact(layers, kept, group.size) for layer, layers in refits.items()}
 
 
 def whole(cuts: Mapping[str, LayerCut], captured: Captured) -> Weights:
