@@ -11,7 +11,7 @@ stage that it was in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from streamsparse.network.resize import stored_tensors
 from streamsparse.network.running import evaluating
 from streamsparse.network.weights import weights_digest
 from streamsparse.recalibration import recalibrated_statistics
-from streamsparse.solve import RefittedLayer, kept_inputs, refit_layers
+from streamsparse.solve import RefittedLayer, kept_inputs
 from streamsparse.solve.originals import Originals
 from streamsparse.solve.refit import affordable_search, on_inputs, refit_layer
+from streamsparse.solve.stage import each_refitted
 from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import Buffers, Weights, commit_solution, read_solution
@@ -149,21 +150,28 @@ def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list
     originals = Originals.of_model(stage.original)
     refitted: list[RefittedLayer] = []
     used = {layout.ORIGINAL_STREAM}
-    for number, part in enumerate(parts):
-        if number == 0:
-            refitted += refit_layers(stage.captured, Statistics(stage.run), part, inputs, originals, stage.on_event)
-            continue
-        kept = {layer: inputs[layer] for layer in part}
-        statistics = _statistics(stage, kept, number, refitted)
-        used.add(statistics.stream)
-        refitted += _refit_on_kept(stage, statistics, kept, originals)
+    passes = reporting("refit passes", (len(parts) - 1) * len(stage.images), "images", stage.on_event)
+    with reporting("refit", sum(map(len, parts)), "layers", stage.on_event) as advance, passes as passed:
+        for number, part in enumerate(parts):
+            if number == 0:
+                found = each_refitted(stage.captured, Statistics(stage.run), part, inputs, originals)
+            else:
+                kept = {layer: inputs[layer] for layer in part}
+                statistics = _statistics(stage, kept, number, refitted, passed)
+                used.add(statistics.stream)
+                found = _on_kept(stage, statistics, kept, originals)
+            for layer in found:
+                refitted.append(layer)
+                advance(1)
     _drop_statistics_but(stage.run, used)
     return refitted
 
 
-def _statistics(stage: _Stage, kept: Kept, number: int, refitted: list[RefittedLayer]) -> Statistics:
+def _statistics(
+    stage: _Stage, kept: Kept, number: int, refitted: list[RefittedLayer], passed: Callable[[int], None]
+) -> Statistics:
     """Statistics of these layers' kept inputs behind the weights found so far, from a pass of their own."""
-    run, on_event = stage.run, stage.on_event
+    run = stage.run
     partial = with_weights(stage.original, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
     layers = list(kept)
     selected = {layer: torch.from_numpy(index) for layer, index in kept.items() if _narrow(stage, layer, index)}
@@ -173,7 +181,8 @@ def _statistics(stage: _Stage, kept: Kept, number: int, refitted: list[RefittedL
     about = {"stream": stream, "images": len(stage.images), "products": stage.products}
     found = [statistics.description(layer) or {} for layer in layers]
     if all(entry.get("folds") == stage.folds and about.items() <= entry.items() for entry in found):
-        on_event(Reused(f"refit stage {number + 1}", f"the statistics of {', '.join(layers)}"))
+        stage.on_event(Reused(f"refit stage {number + 1}", f"the statistics of {', '.join(layers)}"))
+        passed(len(stage.images))
         return statistics
     for model in (partial, stage.original):
         model.to(stage.capture.device)
@@ -188,7 +197,7 @@ def _statistics(stage: _Stage, kept: Kept, number: int, refitted: list[RefittedL
     plan = replace(plan, layers=tuple(narrow))
     sums = sum_behind(
         plan, partial, stage.original, stage.images, folds=stage.folds, kept=selected, product_dtype=stage.products,
-        device=stage.capture.device, on_event=on_event,
+        device=stage.capture.device, advance=passed,
     )  # fmt: skip
     for layer in plan.layers:
         statistics.write(layer.geometry, sums.pop(layer.geometry.layer), about)
@@ -201,27 +210,23 @@ def _narrow(stage: _Stage, layer: str, kept: np.ndarray) -> bool:
     return on_inputs(whole, len(kept)) != whole
 
 
-def _refit_on_kept(stage: _Stage, statistics: Statistics, kept: Kept, originals: Originals) -> list[RefittedLayer]:
+def _on_kept(stage: _Stage, statistics: Statistics, kept: Kept, originals: Originals) -> Iterator[RefittedLayer]:
     """Re-estimate layers from statistics of the inputs that stay; weights have the layers' own shapes again."""
-    refitted = []
-    with reporting("refit", len(kept), "layers", stage.on_event) as advance:
-        for layer, inputs in kept.items():
-            whole = stage.captured.graph.layers[layer]
-            geometry = on_inputs(whole, len(inputs))
-            support = np.arange(len(inputs)) if geometry != whole else inputs
-            search = affordable_search(geometry, len(inputs), stage.folds)
-            original = originals.weight(whole)
-            if original is not None and geometry != whole:
-                original = original[:, inputs]
-            with blas_threads(geometry.columns):
-                found = refit_layer(geometry, statistics[layer], support, search, original)
-            if geometry != whole:
-                weight = np.zeros((len(found.weight), whole.in_channels, *whole.kernel))
-                weight[:, inputs] = found.weight
-                found = replace(found, weight=weight)
-            refitted.append(found)
-            advance(1)
-    return refitted
+    for layer, inputs in kept.items():
+        whole = stage.captured.graph.layers[layer]
+        geometry = on_inputs(whole, len(inputs))
+        support = np.arange(len(inputs)) if geometry != whole else inputs
+        search = affordable_search(geometry, len(inputs), stage.folds)
+        original = originals.weight(whole)
+        if original is not None and geometry != whole:
+            original = original[:, inputs]
+        with blas_threads(geometry.columns):
+            found = refit_layer(geometry, statistics[layer], support, search, original)
+        if geometry != whole:
+            weight = np.zeros((len(found.weight), whole.in_channels, *whole.kernel))
+            weight[:, inputs] = found.weight
+            found = replace(found, weight=weight)
+        yield found
 
 
 def _drop_statistics_but(run: Run, used: set[str]) -> None:

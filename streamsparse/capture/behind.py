@@ -8,7 +8,7 @@ Nothing is dumped: a pass serves one refit of a few layers, and a new one takes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from streamsparse.capture.images import Images
 from streamsparse.capture.taps import hooked, wrong_calls
-from streamsparse.events import OnEvent, ignore, reporting
 from streamsparse.kernels.folds import FoldShifts, FoldSums, empty_folds, finish_folds, update_folds
 from streamsparse.kernels.precision import ProductDtype
 from streamsparse.kernels.statistics import Sums
@@ -36,7 +35,7 @@ def sum_behind(
     kept: Mapping[str, Tensor] | None = None,
     product_dtype: ProductDtype = "float32",
     device: str = "cpu",
-    on_event: OnEvent = ignore,
+    advance: Callable[[int], None] = lambda images: None,
 ) -> dict[str, FoldSums]:
     """Sum the planned layers over all images.
 
@@ -50,7 +49,7 @@ def sum_behind(
         folds: image i belongs to fold i mod `folds`.
         product_dtype: of products within a block; sums are float64.
         device: of both models.
-        on_event: hears of progress.
+        advance: called after every batch, with its number of images.
 
     Returns:
         by layer, float64 on the CPU.
@@ -62,7 +61,7 @@ def sum_behind(
     layers = {layer.geometry.layer: layer for layer in plan.layers}
     sums = {name: empty_folds(layer.geometry, folds, device) for name, layer in layers.items()}
     spans = [plan.span(batch) for batch in range(plan.batches)]
-    with reporting(f"capture {plan.stream}", plan.images, "images", on_event) as advance, torch.inference_mode():
+    with torch.inference_mode():
         for span, batch in zip(spans, images.batches(spans), strict=True):
             inputs = batch.to(device)
             outputs = _outputs(original, layers, inputs)

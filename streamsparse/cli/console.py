@@ -29,7 +29,7 @@ INTERRUPTED_STATUS = 130
 
 
 class ProgressBars:
-    """One bar per stage; also remembers the seconds of every finished stage."""
+    """One bar per stage, in which it goes on when it comes again; also the seconds of every finished stage."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -40,7 +40,9 @@ class ProgressBars:
         """Show one event."""
         match event:
             case Started(stage, total, unit):
-                if total != 0:
+                if stage in self._bars:
+                    self._begin_again(self._bars[stage], total)
+                elif total != 0:
                     self._bars[stage] = self._progress.add_task(stage, total=total, unit=unit)
             case Advanced(stage, amount) if stage in self._bars:
                 self._progress.advance(self._bars[stage], amount)
@@ -54,6 +56,13 @@ class ProgressBars:
                 self._progress.console.print(f"{stage}: {message}", style="yellow", highlight=False)
             case _:
                 pass
+
+    def _begin_again(self, bar: TaskID, more: int | None) -> None:
+        """The totals are added up where both are known; the clock runs on."""
+        task = next(task for task in self._progress.tasks if task.id == bar)
+        task.stop_time = None
+        if more is not None and task.total is not None:
+            self._progress.update(bar, total=task.total + more)
 
 
 @contextmanager

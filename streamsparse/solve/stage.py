@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,10 +154,23 @@ def refit_layers(
     """Re-estimate the named layers on their kept inputs."""
     refitted = []
     with reporting("refit", len(layers), "layers", on_event) as advance:
-        for layer in layers:
-            geometry, sums = captured.graph.layers[layer], statistics[layer]
-            with blas_threads(geometry.columns):
-                search = affordable_search(geometry, len(inputs[layer]), len(sums))
-                refitted.append(refit_layer(geometry, sums, inputs[layer], search, originals.weight(geometry)))
+        for layer in each_refitted(captured, statistics, layers, inputs, originals):
+            refitted.append(layer)
             advance(1)
     return refitted
+
+
+def each_refitted(
+    captured: Captured,
+    statistics: Statistics,
+    layers: Sequence[str],
+    inputs: Mapping[str, np.ndarray],
+    originals: Originals,
+) -> Iterator[RefittedLayer]:
+    """The same, one after the other."""
+    for layer in layers:
+        geometry, sums = captured.graph.layers[layer], statistics[layer]
+        with blas_threads(geometry.columns):
+            search = affordable_search(geometry, len(inputs[layer]), len(sums))
+            found = refit_layer(geometry, sums, inputs[layer], search, originals.weight(geometry))
+        yield found
