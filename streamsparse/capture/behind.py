@@ -3,12 +3,15 @@
     images -> original           outputs of the layers, kept for one batch
            -> partly refitted    inputs of the same layers, those that stay, summed with them on the device
 
+Both models are run up to the last of these layers.
+
 Nothing is dumped: a pass serves one refit of a few layers, and a new one takes as long as reading a dump.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -74,18 +77,11 @@ def sum_behind(
 def _outputs(model: nn.Module, layers: Mapping[str, CapturedLayer], batch: Tensor) -> _Outputs:
     """Copies: in-place layers may follow."""
     found: _Outputs = {}
-    seen = dict.fromkeys(layers, 0)
 
-    def hook_of(name: str) -> Any:
-        def hook(_: nn.Module, args: object, kwargs: object, output: Tensor) -> None:
-            found[name, seen[name]] = output.clone()
-            seen[name] += 1
+    def keep(name: str, call: int, _: Tensor, output: Tensor) -> None:
+        found[name, call] = output.clone()
 
-        return hook
-
-    with hooked(model, {name: hook_of(name) for name in layers}):
-        model(batch)
-    _check_calls(layers, seen)
+    _pass(model, layers, batch, keep)
     return found
 
 
@@ -99,20 +95,42 @@ def _add(
     first_image: int,
     product_dtype: ProductDtype,
 ) -> None:
+    def add(name: str, call: int, inputs: Tensor, output: Tensor) -> None:
+        responses = outputs.pop((name, call), output)
+        if name in kept:
+            inputs = inputs.index_select(-1 if layers[name].geometry.kind == "linear" else 1, kept[name])
+        update_folds(sums[name], inputs, responses, layers[name].geometry, first_image, product_dtype)
+
+    _pass(model, layers, batch, add)
+
+
+class _Enough(BaseException):
+    """All planned calls were seen; not an `Exception`, which a model's own code might catch."""
+
+
+def _pass(
+    model: nn.Module,
+    layers: Mapping[str, CapturedLayer],
+    batch: Tensor,
+    at_call: Callable[[str, int, Tensor, Tensor], None],
+) -> None:
+    """Run the model up to the last planned call; `at_call(layer, call, inputs, output)` behind each of them.
+
+    What lies behind does not matter: a pass for one layer costs half of a whole one in the mean.
+    """
     seen = dict.fromkeys(layers, 0)
+    planned = sum(layer.calls for layer in layers.values())
 
     def hook_of(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            responses = outputs.pop((name, seen[name]), output)
+            at_call(name, seen[name], args[0] if args else kwargs["input"], output)
             seen[name] += 1
-            inputs = args[0] if args else kwargs["input"]
-            if name in kept:
-                inputs = inputs.index_select(-1 if layers[name].geometry.kind == "linear" else 1, kept[name])
-            update_folds(sums[name], inputs, responses, layers[name].geometry, first_image, product_dtype)
+            if sum(seen.values()) == planned:
+                raise _Enough
 
         return hook
 
-    with hooked(model, {name: hook_of(name) for name in layers}):
+    with suppress(_Enough), hooked(model, {name: hook_of(name) for name in layers}):
         model(batch)
     _check_calls(layers, seen)
 
