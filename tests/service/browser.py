@@ -48,6 +48,7 @@ def visiting(
     try:
         yield page
     finally:
+        page.unroute_all(behavior="wait")  # else an answer under way when the page goes fails the next visit
         context.close()
     assert not troubles, "\n".join(troubles)
 
