@@ -25,7 +25,9 @@ from streamsparse.types import ChannelGraph, ChannelGroup, LayerGeometry
 METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
 _CROSS_VALIDATION_FLOPS = 1e11  # per group: some 5 s on one core
 _SPREAD_COUNTS = 24
-_HELD_OUT = "refits shrunk towards the original"  # part of a front's identity
+_CLOSE_TO_ALL = np.array([1, 2, 4, 8])
+_HELD_OUT = "refits shrunk towards the original; ratios above what is resolved"  # part of a front's identity
+_RESOLVED = 1e-6  # of relative errors: what is less is round-off of float32 products
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class GroupFront:
         front: best support and training error for every count.
         held_out: relative error on held-out folds, (positions + 1,). At counts that are not in `evaluated` it is
             the training error times the ratio interpolated (its logarithm) between neighbours, or that of the
-            largest evaluated.
+            largest evaluated; see `interpolated`.
         evaluated: counts at which the held-out error was computed, sorted.
     """
 
@@ -141,7 +143,10 @@ def with_held_out_errors(
 
 
 def evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
-    """All counts of small groups; of wide ones a geometric sequence, upwards as far as the effort allows."""
+    """All counts of small groups; of wide ones a geometric sequence, upwards as far as the effort allows.
+
+    And some close below all: where all stay there is no error, which tells nothing of the counts before.
+    """
     positions = problem[0].positions
     every = np.arange(positions + 1)
     flops = np.zeros(positions + 1)
@@ -150,24 +155,31 @@ def evaluated_counts(problem: Problem, folds: int) -> np.ndarray:
         flops += folds * columns**2.0 * (columns / 3 + 2 * regression.outputs)
     if flops.sum() <= _CROSS_VALIDATION_FLOPS:
         return every
-    spread = np.unique(np.geomspace(1, positions, num=_SPREAD_COUNTS).round().astype(np.int64))
+    spread = np.geomspace(1, positions, num=_SPREAD_COUNTS).round().astype(np.int64)
+    spread = np.unique(np.append(spread, np.maximum(positions - _CLOSE_TO_ALL, 1)))
     affordable = spread[np.cumsum(flops[spread]) <= _CROSS_VALIDATION_FLOPS]
     return np.concatenate([[0], affordable if affordable.size else spread[:1]])
 
 
 def interpolated(training: np.ndarray, counts: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Held-out errors at every count from some: training errors times the ratio, interpolated in its logarithm.
+    """Held-out errors at every count from some: a reference times the ratio, interpolated in its logarithm.
 
-    The ratio jumps where there are fewer rows than columns; between its logarithms no error leaves the scale of its
-    neighbours.
+    The reference is the training error. Where that tells nothing, since there are fewer rows than columns, it is a
+    tenth of the held-out error, itself interpolated in its logarithm. Where both are round-off (all positions kept,
+    or all but dead ones) their ratio is noise that must not reach the counts before: `_RESOLVED` is added to both,
+    and taken off at the end.
 
     Args:
         training: errors, (positions + 1,).
         counts: sorted; held_out: errors there. Beyond the last the ratio stays.
     """
-    floor = 1e-12  # of relative errors: with float32 products an exact fit has none
-    ratios = np.log(np.maximum(held_out, floor) / np.maximum(training[counts], floor))
-    every = np.arange(len(training))
-    errors: np.ndarray = np.maximum(training, floor) * np.exp(np.interp(every, counts, ratios))
+    training = np.maximum(training, 0.0) + _RESOLVED
+    every, known = np.arange(len(training)), np.log(np.maximum(held_out, 0.0) + _RESOLVED)
+    between = np.exp(np.interp(every, counts, known))
+    reference = np.log(np.maximum(training, between / 10))
+    errors: np.ndarray = np.exp(reference + np.interp(every, counts, known - reference[counts])) - _RESOLVED
     errors[counts] = held_out
-    return errors
+    last = counts[-1]
+    errors[last + 1 :] = training[last + 1 :] * np.exp(known[-1]) / training[last] - _RESOLVED
+    least: np.ndarray = np.maximum(errors, 0.0)
+    return least

@@ -11,8 +11,8 @@ from torch import nn
 
 from streamsparse.kernels.least_squares import DEFAULT_RIDGE
 from streamsparse.kernels.statistics import Sums
-from streamsparse.solve import validation
-from streamsparse.solve.fronts import interpolated
+from streamsparse.solve import fronts, validation
+from streamsparse.solve.fronts import SolveSettings, interpolated, solve_group
 from streamsparse.solve.originals import Originals
 from streamsparse.solve.validation import cross_validated
 from streamsparse.types import ChannelGroup, Consumer
@@ -94,10 +94,43 @@ def test_refits_are_held_to_the_originals_weights(ridge: float, monkeypatch: pyt
 
 
 def test_errors_between_counts_stay_between_their_neighbours() -> None:
-    training = np.geomspace(1.0, 1e-12, 101)
+    training = np.geomspace(1.0, 1e-9, 101)
     counts = np.array([0, 50, 100])
-    held_out = np.array([1.0, 2e-6, 1e-7])  # the ratio jumps from 2 to 1e5
+    held_out = np.array([1.0, 2e-3, 1e-4])  # the ratio jumps from 60 to 1e5
     found = interpolated(training, counts, held_out)
     np.testing.assert_array_equal(found[counts], held_out)
     assert (np.diff(found) < 0).all()
-    assert found[99] == pytest.approx(1e-7 * (2e-6 / 1e-7) ** (1 / 50), rel=1e-6)
+    assert found[99] == pytest.approx(1e-4 * (2e-3 / 1e-4) ** (1 / 50), rel=0.02)
+
+
+@pytest.mark.parametrize("round_off", [0.0, 1e-15, 1e-9])
+def test_round_off_where_nothing_is_lost_does_not_reach_other_counts(round_off: float) -> None:
+    training = np.append(np.linspace(1.0, 1e-3, 100), [3e-9, 1e-12])
+    counts = np.array([0, 30, 60, 90, 100, 101])
+    found = interpolated(training, counts, np.append(1.1 * training[counts[:-2]], [round_off, 0.0]))
+    np.testing.assert_allclose(found[:91], 1.1 * training[:91], rtol=1e-3)
+    np.testing.assert_allclose(found[91:100], 1.05 * training[91:100], rtol=0.05)
+    assert (found[100:] == [round_off, 0.0]).all()
+
+
+@pytest.mark.parametrize("rows", [400, 16, 8], ids=["many rows", "hardly more", "fewer than columns"])
+def test_some_counts_tell_the_errors_of_all(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a layer that is refitted towards its weights: all positions have no error, all but some have."""
+    monkeypatch.setattr(validation, "_shrinkage", lambda *_: 1e-2)  # as much for all as for some
+    rng, positions, fold = np.random.default_rng(5), 60, np.repeat(np.arange(4), rows)
+    layer = nn.Linear(positions, OUTPUTS)
+    x = rng.normal(size=(4 * rows, positions)) @ (np.eye(positions) + 0.3 * rng.normal(size=(positions, positions)))
+    y = x @ layer.weight.detach().double().numpy().T
+    group = ChannelGroup("own", positions, (), (Consumer("layer", tuple((c,) for c in range(positions))),))
+    geometries = {"layer": replace(geometry_of(layer, torch.zeros(1, positions)), layer="layer")}
+    statistics = {"layer": tuple(sums_of(x[fold == one], y[fold == one]) for one in range(4))}
+    settings, originals = SolveSettings("elimination"), Originals({"layer.weight": layer.weight.detach()})
+    every = solve_group(group, geometries, statistics, settings, originals)
+    assert len(every.evaluated) == positions + 1
+    monkeypatch.setattr(fronts, "_CROSS_VALIDATION_FLOPS", 4.5e6)
+    some = solve_group(group, geometries, statistics, settings, originals)
+    assert len(some.evaluated) < positions / 2
+    np.testing.assert_array_equal(some.held_out[some.evaluated], every.held_out[some.evaluated])
+    ratios = some.held_out[:-1] / every.held_out[:-1]
+    assert ratios.min() > 1 / 1.5
+    assert ratios.max() < 1.5
