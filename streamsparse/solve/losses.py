@@ -4,7 +4,7 @@ A group's held-out error e(k) is known at every count k, its effect D on the net
 changes of a layer's output change the output's divergence by a quadratic form, so D is proportional to e where both
 are small, and close to a power of e over the decades that matter: the curve is drawn in log D against log e.
 
-    log D |            . '     slope beyond the ends: that of the end segment, within SLOPES
+    log D |            . '     slope beyond the ends: that of the end segment, within LOWER and UPPER_SLOPES
           |       o---o
           |    o'              between: monotone cubic (F. Fritsch, R. Carlson, SIAM J. Numer. Anal. 17, 1980)
           | . '                o  measured; made monotone by isotonic regression where noise has it otherwise
@@ -27,8 +27,10 @@ from streamsparse.errors import StageMissingError, StatisticsError
 from streamsparse.solve.fronts import GroupFront
 from streamsparse.types import Sensitivity
 
-SLOPES = (0.5, 2.0)
-"""Of log loss in log error, beyond what was measured."""
+LOWER_SLOPES = (0.5, 1.0)
+"""Of log loss in log error, below the least error that was measured; small losses are proportional to errors."""
+UPPER_SLOPES = (0.5, 2.0)
+"""Above the greatest."""
 _LEAST = 1e-12  # of errors and losses: round-off
 
 
@@ -137,8 +139,9 @@ def _drawn(errors: np.ndarray, at: np.ndarray, losses: np.ndarray) -> np.ndarray
     if len(at) == 1:
         only: np.ndarray = losses[0] + (errors - at[0])
         return only
-    slopes = np.clip(np.diff(losses) / np.diff(at), *SLOPES)
+    slopes = np.diff(losses) / np.diff(at)
+    below, above = np.clip(slopes[0], *LOWER_SLOPES), np.clip(slopes[-1], *UPPER_SLOPES)
     inside = np.clip(errors, at[0], at[-1])
     drawn: np.ndarray = np.asarray(PchipInterpolator(at, losses)(inside))
-    drawn += slopes[0] * np.minimum(errors - at[0], 0) + slopes[-1] * np.maximum(errors - at[-1], 0)
+    drawn += below * np.minimum(errors - at[0], 0) + above * np.maximum(errors - at[-1], 0)
     return drawn
