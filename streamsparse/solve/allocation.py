@@ -9,7 +9,8 @@ after the third is taken:
 * steepest descent from the whole network, which also reaches what lies above the convex hull of the losses;
 * local search from what these find: one group grows and another, chosen exactly, pays for it.
 
-By exchanging loss and cost the same search finds the least cost within a bound on the loss.
+By exchanging loss and cost the same search finds the least cost within a bound on the loss; then the least loss at
+a lower cost than that is looked for, as long as it is within the bound.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _SWEEPS = 60
 _BISECTIONS = 24
 _ROUND_OFF = 0.3  # costs are whole numbers: less than one beyond the limit is none beyond it
 _DECIMALS = 1e-12  # of a limit: what a product with a fraction, as it is written, may lose
+_OTHER_WAY_ROUNDS = 8
+_SMALL_DESCENT_EFFORT = 1_000
 _DESCENT_EFFORT = 80_000
 """Choices times the neighbours priced again at each step; beyond, descent from the whole network takes seconds."""
 
@@ -80,7 +83,14 @@ def least_cost(table: PriceTable, loss_limit: float) -> Architecture:
     found, _ = _bisected(table, lambda one: one.loss <= loss_limit)
     for one in found:
         improve(one, loss_limit, bounded="loss")
-    return min(found, key=lambda one: (one.cost, one.loss))
+    best = min(found, key=lambda one: (one.cost, one.loss))
+    for _ in range(_OTHER_WAY_ROUNDS):
+        other = least_loss(table, best.cost - 1, from_whole=_descent_effort(table) <= _SMALL_DESCENT_EFFORT)
+        if other.loss > loss_limit or other.cost >= best.cost:
+            break
+        improve(other, loss_limit, bounded="loss")
+        best = other
+    return best
 
 
 def _bisected(table: PriceTable, within: Callable[[Architecture], bool]) -> tuple[list[Architecture], Architecture]:
