@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, reporting
@@ -57,7 +57,7 @@ def solve_side_by_side(
             where="--executor",
         )
     require_reachable(run.url, executor)
-    work = _solve_there if executor.name == "dask" else partial(_solve, run)
+    work = _solve_there if executor.name == "dask" else partial(_solve_here, run)
     steps = [
         Step(group.name, work, FrontTask(run.url, group.name, settings, source))
         for group, source in zip(groups, sources, strict=True)
@@ -81,12 +81,23 @@ def _effort(captured: Captured, group: ChannelGroup) -> float:
 
 
 def _solve_there(task: FrontTask, report: Report) -> None:
-    _solve(Run.at(task.run_url), task, report)
+    run = Run.at(task.run_url)
+    _solve(run, _originals_of(task.run_url, run.manifest()["model"].get("weights_sha256")), task, report)
 
 
-def _solve(run: Run, task: FrontTask, report: Report) -> None:
+def _solve_here(run: Run, task: FrontTask, report: Report) -> None:
+    _solve(run, Originals.of(run), task, report)
+
+
+@lru_cache(maxsize=1)
+def _originals_of(run_url: str, _weights_sha256: str | None) -> Originals:
+    """A worker solves one group of a run after the other: it fetches the weights once."""
+    return Originals.of(Run.at(run_url))
+
+
+def _solve(run: Run, originals: Originals, task: FrontTask, report: Report) -> None:
     captured = read_captured(run)
     group = captured.graph.group(task.group)
-    (front,) = solve_groups(captured.graph, [group], Statistics(run), task.settings, Originals.of(run))
+    (front,) = solve_groups(captured.graph, [group], Statistics(run), task.settings, originals)
     commit_front(run, layout.front_key(task.group), task.source, front)
     report(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from streamsparse.errors import ClusterError, UsageError
 from streamsparse.events import Event, Reused
@@ -41,6 +42,19 @@ def test_processes_find_the_fronts_of_one_process(tmp_path: Path) -> None:
         fronts_of(many, Execution(scheduler="tcp://127.0.0.1:1"), events), expected
     )  # nothing is left to do
     assert any(isinstance(event, Reused) for event in events)
+
+
+def test_a_worker_of_a_cluster_fetches_the_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = summed_run(tmp_path / "one"), summed_run(tmp_path / "other")
+    expected = fronts_of(one)
+    assert len(expected) > 1
+    fetched: list[str] = []
+    weights = Run.weights
+    monkeypatch.setattr(Run, "weights", lambda self: fetched.append(self.url) or weights(self))
+    settings = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**settings) as cluster:
+        assert_equal(fronts_of(other, Execution(scheduler=cluster.scheduler_address)), expected)
+    assert fetched == [other.url]
 
 
 @pytest.mark.slow
