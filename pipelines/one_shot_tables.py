@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import torch
 
+from pipelines.one_shot_recipes import RECIPES
+
 FEWER: Final = "°"
 
 
@@ -44,6 +46,14 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _passes(recipes: Mapping[str, str], stages: int) -> str:
+    """Of the rows that are refitted in order."""
+    weights = {RECIPES[name].weights for name in recipes}
+    if "sequential" in weights:
+        return f" Refits in order: {stages} passes, but where a row says one per layer."
+    return " Refits in order: one pass per layer." if "by-layer" in weights else ""
+
+
 def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) -> str:
     """The figures as Markdown."""
     request, cells = found["request"], found["cells"]
@@ -53,7 +63,7 @@ def page(found: Mapping[str, Any], about: Mapping[str, object], command: str) ->
         f"# One-shot pruning, nothing trained: {found['network']}",
         "",
         f"{request['images']:,} calibration images without labels. {_bases(bases)} Sparsity is the fraction of "
-        f"{found['original_parameters']:,} parameters that goes. Refits in order: {request['stages']} passes.",
+        f"{found['original_parameters']:,} parameters that goes.{_passes(found['recipes'], request['stages'])}",
         *(_over_seeds(found["seeds"])),
     ]
     if any("taylor" in name for name in found["recipes"]):
@@ -135,7 +145,8 @@ def _figure(
 def _counts(found: Mapping[str, Any]) -> list[str]:
     """Of the recipes that choose how many, for the first seed."""
     lines = []
-    for name in ("refit", "full", "l2-global"):
+    ours = "full" if "full" in found["recipes"] else "by-layer"  # the same channels
+    for name in ("refit", ours, "l2-global"):
         rows = [(s, found["cells"].get(f"{name} {s} 0", {}).get("counts")) for s in found["sparsities"]]
         made = [(sparsity, counts) for sparsity, counts in rows if counts]
         if made:

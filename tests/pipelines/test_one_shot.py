@@ -128,6 +128,26 @@ def test_the_page_has_every_row_and_says_what_is_missing(kept: tuple[Path, dict[
     assert "| calibration sample 1 | " in text
 
 
+@pytest.mark.parametrize(
+    ("recipes", "said"),
+    [
+        (["full", "by-layer"], "goes. Refits in order: 2 passes, but where a row says one per layer.\n"),
+        (["by-layer", "refit"], "goes. Refits in order: one pass per layer.\n"),
+        (["refit"], "goes.\n"),
+    ],
+)
+def test_the_page_says_what_in_order_means(
+    kept: tuple[Path, dict[str, Any]], recipes: list[str], said: str
+) -> None:
+    cells = {name: cell for name, cell in kept[1]["cells"].items() if name.split()[0] in recipes}
+    text = page(
+        {**kept[1], "recipes": {name: RECIPES[name].text for name in recipes}, "cells": cells}, {}, "command"
+    )
+    assert said in text
+    shown = {name for name in recipes if f"\n{RECIPES[name].text}:\n" in text}  # counts of channels
+    assert shown == set(recipes) - ({"by-layer"} if "full" in recipes else set())
+
+
 def test_the_command_writes_the_page_and_the_command_that_repeats_it(
     kept: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
