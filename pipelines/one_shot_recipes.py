@@ -55,8 +55,14 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("allocated", "+ allocation by predicted loss", "entropic", "loss", "sequential", True),
         Recipe("full-recalibrated", "+ best channels of all methods", "best", "loss", "sequential", True),
         Recipe("full", "best channels, allocation by predicted loss, in order", "best", "loss", "sequential"),
-        Recipe("by-layer", "ours: the same, one pass of the refit per layer", "best", "loss", "by-layer"),
-        Recipe("full-independent", "the same, not in order", "best", "loss", "independent"),
+        Recipe(
+            "by-layer",
+            "ours: best channels, allocation by predicted loss, one pass per layer",
+            "best",
+            "loss",
+            "by-layer",
+        ),
+        Recipe("full-independent", "ours, but not in order", "best", "loss", "independent"),
         Recipe(
             "improved-independent", "independent, allocation by measured loss", "best", "measured", "independent"
         ),
