@@ -27,10 +27,11 @@ _SWEEPS = 60
 _BISECTIONS = 24
 _ROUND_OFF = 0.3  # costs are whole numbers: less than one beyond the limit is none beyond it
 _DECIMALS = 1e-12  # of a limit: what a product with a fraction, as it is written, may lose
-_OTHER_WAY_ROUNDS = 8
-_SMALL_DESCENT_EFFORT = 1_000
 _DESCENT_EFFORT = 80_000
 """Choices times the neighbours priced again at each step; beyond, descent from the whole network takes seconds."""
+_OTHER_WAY_ROUNDS = 8
+"""Of looking for the least loss at a lower cost; from the whole network too where that takes milliseconds."""
+_SMALL_DESCENT_EFFORT = 1_000
 
 
 def whole_units(cost_limit: float) -> int:
