@@ -56,11 +56,7 @@ def _recipes() -> tuple[Recipe, ...]:
         Recipe("full-recalibrated", "+ best channels of all methods", "best", "loss", "sequential", True),
         Recipe("full", "best channels, allocation by predicted loss, in order", "best", "loss", "sequential"),
         Recipe(
-            "by-layer",
-            "ours: best channels, allocation by predicted loss, one pass per layer",
-            "best",
-            "loss",
-            "by-layer",
+            "by-layer", "ours: best channels, least predicted loss, one pass per layer", "best", "loss", "by-layer"
         ),
         Recipe("full-independent", "ours, but not in order", "best", "loss", "independent"),
         Recipe(
