@@ -5,14 +5,16 @@
     ...
 
 Stage 1 needs no new pass; each further stage is one, in which a few layers are summed over the inputs that stay
-and nothing is dumped. Its statistics stay in the run until another refit, so that a killed one goes on with the
-stage that it was in.
+and nothing is dumped. The pruned network runs as small as it already is, the original once for several stages
+(`capture.responses`). A stage's statistics stay in the run until another refit, so that a killed one goes on with
+the stage that it was in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamsparse.capture import CaptureSettings, Images, captured_images, plan_stream, sum_behind
+from streamsparse.capture import CaptureSettings, Images, Responses, captured_images, plan_stream, sum_behind
 from streamsparse.errors import UsageError
 from streamsparse.events import OnEvent, Reused, ignore, reporting
 from streamsparse.intake.captured import Captured, original_model, read_captured
+from streamsparse.kernels.folds import FoldSums
+from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
 from streamsparse.network.resize import stored_tensors
 from streamsparse.network.running import evaluating
@@ -37,8 +41,9 @@ from streamsparse.solve.threads import blas_threads
 from streamsparse.store import Run, layout
 from streamsparse.store.solution import Buffers, Weights, commit_solution, read_solution
 from streamsparse.store.statistics import Statistics
+from streamsparse.store.stream import StreamPlan
 from streamsparse.store.timings import recorded
-from streamsparse.types import PrunePlan, Solution
+from streamsparse.types import ChannelGraph, PrunePlan, Solution
 
 Kept = Mapping[str, np.ndarray]
 """Sorted input channels (features) that are summed, by layer."""
@@ -150,14 +155,18 @@ def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list
     originals = Originals.of_model(stage.original)
     refitted: list[RefittedLayer] = []
     used = {layout.ORIGINAL_STREAM}
-    passes = reporting("refit passes", (len(parts) - 1) * len(stage.images), "images", stage.on_event)
-    with reporting("refit", sum(map(len, parts)), "layers", stage.on_event) as advance, passes as passed:
+    passes = _Passes(stage, plan, [layer for part in parts[1:] for layer in part])
+    total = (len(parts) - 1) * len(stage.images)
+    with (
+        reporting("refit", sum(map(len, parts)), "layers", stage.on_event) as advance,
+        reporting("refit passes", total, "images", stage.on_event) as passed,
+    ):
         for number, part in enumerate(parts):
             if number == 0:
                 found = each_refitted(stage.captured, Statistics(stage.run), part, inputs, originals)
             else:
                 kept = {layer: inputs[layer] for layer in part}
-                statistics = _statistics(stage, kept, number, refitted, passed)
+                statistics = _statistics(passes, kept, number, refitted, passed)
                 used.add(statistics.stream)
                 found = _on_kept(stage, statistics, kept, originals)
             for layer in found:
@@ -168,40 +177,87 @@ def _refit_parts(stage: _Stage, plan: PrunePlan, parts: list[list[str]]) -> list
 
 
 def _statistics(
-    stage: _Stage, kept: Kept, number: int, refitted: list[RefittedLayer], passed: Callable[[int], None]
+    passes: _Passes, kept: Kept, number: int, refitted: list[RefittedLayer], passed: Callable[[int], None]
 ) -> Statistics:
     """Statistics of these layers' kept inputs behind the weights found so far, from a pass of their own."""
-    run = stage.run
+    stage, layers = passes.stage, list(kept)
     partial = with_weights(stage.original, {layer.layer: (layer.weight, layer.bias) for layer in refitted})
-    layers = list(kept)
     selected = {layer: torch.from_numpy(index) for layer, index in kept.items() if _narrow(stage, layer, index)}
     identity = {f"inputs {layer}": index for layer, index in selected.items()}
     stream = f"refit-{number + 1:03d}-{weights_digest({**stored_tensors(partial), **identity})[:12]}"
-    statistics = Statistics(run, stream)
+    statistics = Statistics(stage.run, stream)
     about = {"stream": stream, "images": len(stage.images), "products": stage.products}
     found = [statistics.description(layer) or {} for layer in layers]
     if all(entry.get("folds") == stage.folds and about.items() <= entry.items() for entry in found):
         stage.on_event(Reused(f"refit stage {number + 1}", f"the statistics of {', '.join(layers)}"))
         passed(len(stage.images))
         return statistics
-    for model in (partial, stage.original):
-        model.to(stage.capture.device)
-    example = stage.images.example.to(stage.capture.device)
-    settings = replace(stage.capture, shard=0, shards=1)
-    plan = plan_stream(
-        stage.original, stage.captured.graph, example, len(stage.images), settings, stream=stream, layers=layers
-    )
-    narrow = [
-        replace(part, geometry=on_inputs(part.geometry, len(kept[part.geometry.layer]))) for part in plan.layers
-    ]
-    plan = replace(plan, layers=tuple(narrow))
-    sums = sum_behind(
-        plan, partial, stage.original, stage.images, folds=stage.folds, kept=selected, product_dtype=stage.products,
-        device=stage.capture.device, advance=passed,
-    )  # fmt: skip
+    plan = passes.plan_of(stream, kept)
+    sums = passes.sums(plan, partial, {layer.layer for layer in refitted}, selected, passed)
     for layer in plan.layers:
         statistics.write(layer.geometry, sums.pop(layer.geometry.layer), about)
     return statistics
+
+
+@dataclass(frozen=True, eq=False)
+class _Passes:
+    """The passes of one refit; planned once the first of them is needed.
+
+    Attributes:
+        plan: which channels stay.
+        layers: of all passes, in their order.
+    """
+
+    stage: _Stage
+    plan: PrunePlan
+    layers: list[str]
+
+    @cached_property
+    def _stream(self) -> StreamPlan:
+        """All layers on all inputs."""
+        stage = self.stage
+        original = stage.original.to(stage.capture.device)
+        example = stage.images.example.to(stage.capture.device)
+        settings = replace(stage.capture, shard=0, shards=1)
+        return plan_stream(original, stage.captured.graph, example, len(stage.images), settings, layers=self.layers)
+
+    @cached_property
+    def _responses(self) -> Responses:
+        return Responses(self.stage.original, self._stream)
+
+    def plan_of(self, stream: str, kept: Kept) -> StreamPlan:
+        """Of the pass for these layers, on the inputs that stay."""
+        own = [layer for layer in self._stream.layers if layer.geometry.layer in kept]
+        narrow = [
+            replace(layer, geometry=on_inputs(layer.geometry, len(kept[layer.geometry.layer]))) for layer in own
+        ]
+        return replace(self._stream, stream=stream, layers=tuple(narrow))
+
+    def sums(
+        self,
+        plan: StreamPlan,
+        partial: nn.Module,
+        refitted: Collection[str],
+        selected: Mapping[str, torch.Tensor],
+        passed: Callable[[int], None],
+    ) -> dict[str, FoldSums]:
+        """The pass itself, behind the model whose weights are `refitted` so far."""
+        stage = self.stage
+        graph = stage.captured.graph
+        smaller = prune(partial, graph, _without_use(graph, self.plan, refitted)).to(stage.capture.device)
+        return sum_behind(
+            plan, smaller, self._responses, stage.images, folds=stage.folds, kept=selected,
+            product_dtype=stage.products, device=stage.capture.device, advance=passed,
+        )  # fmt: skip
+
+
+def _without_use(graph: ChannelGraph, plan: PrunePlan, refitted: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """What stays, of the groups that refitted layers alone consume: they multiply all else with 0."""
+    return {
+        group.name: plan.keep[group.name]
+        for group in graph.groups
+        if group.name in plan.keep and all(consumer.layer in refitted for consumer in group.consumers)
+    }
 
 
 def _narrow(stage: _Stage, layer: str, kept: np.ndarray) -> bool:

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamsparse.capture import CaptureSettings
+from streamsparse.network import prune
 from streamsparse.sequential import refit
 from streamsparse.solve import SolveSettings, solve
 from streamsparse.store import Run
 from streamsparse.store.solution import read_solution, read_weights
 from streamsparse.store.statistics import Statistics
-from streamsparse.types import LayerGeometry
+from streamsparse.types import ChannelGraph, LayerGeometry
 from streamsparse.verification import verify_run
 from tests.small import ConcatNet, SmallNet, build, random_images, summed_run
 
@@ -80,6 +81,60 @@ def test_weights_are_those_of_sums_over_all_inputs(
         assert (weights[layer][1] is None) == (bias is None)
         if bias is not None:
             np.testing.assert_allclose(weights[layer][1], bias, rtol=1e-3, atol=1e-3)  # type: ignore[arg-type]
+
+
+class ResidualNet(nn.Module):
+    """A stream that four layers consume, two of them behind others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.first = nn.Conv2d(6, 5, 3, padding=1)
+        self.second = nn.Conv2d(5, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.third = nn.Conv2d(6, 5, 3, padding=1)
+        self.fourth = nn.Conv2d(5, 6, 3, padding=1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        stream = F.relu(self.stem(images))
+        stream = F.relu(stream + self.norm(self.second(F.relu(self.first(stream)))))
+        stream = F.relu(stream + self.fourth(F.relu(self.third(stream))))
+        logits: Tensor = self.head(stream.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "stages"), [(SmallNet, None), (GroupedNet, None), (ResidualNet, None), (ResidualNet, 2)]
+)
+def test_the_pruned_network_runs_as_small_as_it_already_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], stages: int | None
+) -> None:
+    """Channels that refitted layers multiply with 0 are not computed; the weights are as if they were."""
+    sizes: list[int] = []
+
+    def counted(model: nn.Module, graph: ChannelGraph, keep: dict[str, tuple[int, ...]]) -> nn.Module:
+        smaller = prune(model, graph, keep)
+        sizes.append(sum(parameter.numel() for parameter in smaller.parameters()))
+        return smaller
+
+    def whole(model: nn.Module, *_: object) -> nn.Module:
+        return model
+
+    found = []
+    for number, pruned in enumerate((counted, whole)):
+        monkeypatch.setattr("streamsparse.sequential.prune", pruned)
+        run = summed_run(tmp_path / str(number), kind)
+        solve(run, budget="params=0.5", settings=SolveSettings("elimination"))
+        refit(run, random_images(), model=build(kind), stages=stages, settings=SETTINGS)
+        found.append(read_weights(run, read_solution(run)))
+    before = sum(parameter.numel() for parameter in build(kind).parameters())
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < before
+    for layer, (weight, bias) in found[1].items():
+        np.testing.assert_allclose(found[0][layer][0], weight, rtol=1e-3, atol=1e-4 * np.abs(weight).max())
+        if bias is not None:
+            np.testing.assert_allclose(found[0][layer][1], bias, rtol=1e-3, atol=1e-3)  # type: ignore[arg-type]
 
 
 def test_a_plan_that_keeps_other_inputs_sums_anew(tmp_path: Path) -> None:

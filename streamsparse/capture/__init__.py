@@ -4,6 +4,7 @@ from streamsparse.capture.behind import sum_behind
 from streamsparse.capture.images import Images, calibration_images, captured_images
 from streamsparse.capture.manifest import Subject, describe
 from streamsparse.capture.plan import CaptureSettings, plan_stream
+from streamsparse.capture.responses import Responses
 from streamsparse.capture.stage import CaptureReport, capture, capture_stream
 from streamsparse.capture.taps import Taps
 
@@ -11,6 +12,7 @@ __all__ = [
     "CaptureReport",
     "CaptureSettings",
     "Images",
+    "Responses",
     "Subject",
     "Taps",
     "calibration_images",

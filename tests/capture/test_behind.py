@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streamsparse.capture import CaptureSettings, calibration_images, plan_stream, sum_behind
+from streamsparse.capture import CaptureSettings, Responses, calibration_images, plan_stream, sum_behind
 from streamsparse.errors import ModelError
 from streamsparse.kernels.folds import total
 from streamsparse.network import find_groups
@@ -38,7 +38,8 @@ def otherwise(model: nn.Module) -> nn.Module:
 
 def summed(plan: StreamPlan, partial: nn.Module, original: nn.Module, **options: Any) -> Any:
     images = calibration_images(IMAGES, images=len(IMAGES), seed=0)
-    sums = sum_behind(plan, partial, original, images, folds=3, product_dtype="float64", **options)
+    responses = Responses(original, plan)
+    sums = sum_behind(plan, partial, responses, images, folds=3, product_dtype="float64", **options)
     ordered = torch.cat(list(images.batches([range(len(IMAGES))])))
     return {layer: total(folds) for layer, folds in sums.items()}, ordered
 
