@@ -119,7 +119,7 @@ def _csv(header: Row, rows: Iterator[Row]) -> bytes:
 
 def headline(facts: Facts) -> Mapping[str, object]:
     """The figures at the top of a report, for one line of JSON."""
-    measured = facts.measured[0] if facts.measured else None
+    measured = facts.own_measurement
     return {
         "original": asdict(facts.original),
         "pruned": None if facts.pruned is None else asdict(facts.pruned),

@@ -218,6 +218,11 @@ class Facts:
     chosen: int | None = None
     improved_loss: float | None = None
 
+    @property
+    def own_measurement(self) -> Measured | None:
+        """Of the pruned network's own checkpoint, not of one of another size that the run holds too."""
+        return next((one for one in self.measured if one.costs is None or one.costs == self.pruned), None)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)

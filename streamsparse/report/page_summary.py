@@ -12,7 +12,7 @@ def headline(facts: Facts) -> str:
     if facts.pruned is None:
         return f"{facts.title}: not pruned yet"
     saved = fewer(facts.original.parameters, facts.pruned.parameters)
-    own = _own_measurement(facts)
+    own = facts.own_measurement
     if own is not None and known(own.original_accuracy) and known(own.pruned_accuracy):
         return f"{facts.title}: {saved} parameters, {_points(own)}"
     return (
@@ -65,7 +65,7 @@ def _tiles(facts: Facts) -> list[Html]:
         ),
         _cost_tile("Bytes of weights", size(after.bytes), size(before.bytes), before.bytes, after.bytes),
     ]
-    own = _own_measurement(facts)
+    own = facts.own_measurement
     return tiles + ([] if own is None else _measured_tiles(facts, own))
 
 
@@ -119,11 +119,6 @@ def _points(own: Measured) -> str:
     if abs(change) < 0.005:
         return "equally accurate"
     return f"{abs(change):.2f} points {'more' if change > 0 else 'less'} accurate"
-
-
-def _own_measurement(facts: Facts) -> Measured | None:
-    """Of the pruned network's own checkpoint."""
-    return next((one for one in facts.measured if one.costs is None or one.costs == facts.pruned), None)
 
 
 def _notes(facts: Facts) -> Html:

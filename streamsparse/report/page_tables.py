@@ -54,8 +54,8 @@ def layer_table(facts: Facts) -> Html:
         Column("Parameters", "before", lambda layer: layer.report.original_costs.parameters),
         Column("MACs per image", "after", lambda layer: layer.report.costs.macs, compact),
         Column("MACs per image", "before", lambda layer: layer.report.original_costs.macs, compact),
-        Column("Relative error", "predicted", lambda layer: layer.report.held_out_error, _error),
-        Column("Relative error", "measured", lambda layer: layer.measured_error, _error),
+        Column("Relative squared error", "predicted", lambda layer: layer.report.held_out_error, _error),
+        Column("Relative squared error", "measured", lambda layer: layer.measured_error, _error),
     ]
     return table("layer-table", "Every layer, in order of execution", columns, facts.layers, sortable=True)
 

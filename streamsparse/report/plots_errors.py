@@ -45,13 +45,18 @@ def error_figures(facts: Facts) -> list[Figure]:
         f"predicted. Furthest: {layer}, predicted {percent(predicted)}, measured {percent(measured)}."
     )
     caption = (
-        "Each dot is a layer that lost inputs: across, the held-out relative error that the statistics predict "
-        "for it alone; up, the relative error of its output in the pruned network on the images of evaluation, "
-        "where errors of the layers before add up. On the line both are equal; between the dotted lines they "
-        f"differ by less than a factor of {number(_CLOSE)}."
+        "Each dot is a layer that lost inputs: across, the held-out relative squared error that the statistics "
+        f"predict {_predicted_for(facts.mode)}; up, that of its output in the pruned network on the images of "
+        "evaluation, where errors of the layers before add up. On the line both are equal; between the dotted "
+        f"lines they differ by less than a factor of {number(_CLOSE)}."
     )
     scatter = Figure("errors", title, alt, caption, partial(_draw, pairs=shown), (HALF, 4.4), "errors")
     return [scatter, *_by_layer(shown)]
+
+
+def _predicted_for(mode: str | None) -> str:
+    """A sequential refit predicts from what the pruned layers before give, so that their errors are in it."""
+    return "behind the pruned layers before it" if mode == "sequential" else "for it alone"
 
 
 def _by_layer(pairs: Sequence[Pair]) -> list[Figure]:
@@ -73,7 +78,7 @@ def _by_layer(pairs: Sequence[Pair]) -> list[Figure]:
 
 def _draw_by_layer(canvas: Canvas, theme: Theme, *, pairs: Sequence[Pair], limits: tuple[float, float]) -> None:
     rows = [Row(name, None, None, percent(measured), "") for name, _, measured in pairs]
-    draw_dots(canvas, theme, rows, axis="relative error", limits=limits, words=percent_tick)
+    draw_dots(canvas, theme, rows, axis="relative squared error", limits=limits, words=percent_tick)
     axes = canvas.axes[0]
     for place, (name, predicted, measured) in enumerate(pairs):
         words = tip(f"{name}: predicted {percent(predicted)}, measured {percent(measured)}")
@@ -88,7 +93,9 @@ def _distance(pair: Pair) -> float:
 
 
 def _draw(canvas: Canvas, theme: Theme, *, pairs: list[Pair]) -> None:
-    axes = styled(canvas.subplots(), theme, x="predicted relative error", y="measured relative error")
+    axes = styled(
+        canvas.subplots(), theme, x="predicted relative squared error", y="measured relative squared error"
+    )
     low, high = log_range([error for pair in pairs for error in pair[1:]])
     log_axis(axes, "x", (low, high), percent_tick)
     log_axis(axes, "y", (low, high), percent_tick)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -31,6 +33,7 @@ PANELS = 18
 
 _COLUMNS = 3
 _SMALLEST_ERROR = 1e-5  # what lies below is round-off and ridge
+_TINY = 1e-30  # in place of losses of zero, in logarithms
 _MARKERS_AT_MOST = 36
 _STYLES = {
     "entropic": ("o", "blue"),
@@ -58,15 +61,17 @@ def path_figures(facts: Facts) -> list[Figure]:
             f"At the chosen counts, held-out errors run from {percent(least)} ({easy}) to {percent(most)} ({hard})"
         )
     found_by = _methods(shown)
+    cut = facts.pruned is not None
     alt = f"{len(shown)} panels, one per channel group, error falling as more channels stay. " + "; ".join(
-        f"{g.name}: {len(g.kept)} of {g.size} kept, error {_words(_chosen_error(g))}" for g in shown
+        f"{g.name}: {_kept(g)} kept, error {_words(_chosen_error(g))}" if cut else f"{g.name}: {g.size} channels"
+        for g in shown
     )
     caption = (
-        "Relative error of a group's consumers against channels kept. Markers: held-out error of the best "
-        f"support, by the method that found it ({', '.join(found_by)}); thin line: training error; dashed: the "
-        f"chosen count. Errors below {percent(_SMALLEST_ERROR)} lie on the axis."
+        "Relative squared error of a group's consumers against channels kept. Markers: held-out error of the best "
+        f"support, by the method that found it ({', '.join(found_by)}); thin line: training error{_dashed(cut)}. "
+        f"Errors below {percent(_SMALLEST_ERROR)} lie on the axis."
     ) + _left_out(groups, shown)
-    draw = partial(_draw_paths, groups=shown, methods=found_by)
+    draw = partial(_draw_paths, groups=shown, methods=found_by, cut=cut)
     return [Figure("paths", title, alt + ".", caption, draw, _size(shown), "paths")]
 
 
@@ -76,20 +81,30 @@ def sensitivity_figures(facts: Facts) -> list[Figure]:
     if not groups:
         return []
     shown = _worth_showing(groups)
-    most = max(groups, key=_half_loss)
-    title = (
-        f"{most.name} is the most sensitive group: half of it costs {number(_half_loss(most))} {facts.loss_unit}"
-    )
-    alt = f"{len(shown)} panels, one per channel group, loss falling as more channels stay. " + "; ".join(
-        f"{group.name}: {number(_half_loss(group))} with half its channels" for group in shown
+    level = _common_loss(groups)
+    most = max(groups, key=lambda group: _share_at(group, level))
+    costs = f"costs {number(level)} {facts.loss_unit}"
+    title = f"{most.name} is the most sensitive group: cut to {percent(_share_at(most, level))} it {costs}"
+    alt = (
+        f"{len(shown)} panels, one per channel group, loss falling as more channels stay. One group alone "
+        f"cut to this {costs}: " + "; ".join(f"{group.name}: {percent(_share_at(group, level))}" for group in shown)
     )
     caption = (
         f"Loss of the network ({facts.loss_unit}) with one group alone cut and its consumers re-estimated, "
-        "against the fraction of channels kept; grey: the other groups; dashed: the chosen count. A loss of "
-        "zero lies on the axis."
+        f"against the fraction of channels kept; grey: the other groups{_dashed(facts.pruned is not None)}. "
+        "A loss of zero lies on the axis."
     ) + _left_out(groups, shown)
-    draw = partial(_draw_sensitivity, groups=shown, unit=facts.loss_unit)
+    draw = partial(_draw_sensitivity, groups=shown, unit=facts.loss_unit, cut=facts.pruned is not None)
     return [Figure("sensitivity", title, alt + ".", caption, draw, _size(shown), "paths")]
+
+
+def _dashed(cut: bool) -> str:
+    """For a caption: there is no chosen count before there is a solution."""
+    return "; dashed: the chosen count" if cut else ""
+
+
+def _kept(group: GroupFacts) -> str:
+    return f"{len(group.kept)} of {group.size}"
 
 
 def _worth_showing(groups: Sequence[GroupFacts]) -> list[GroupFacts]:
@@ -128,10 +143,23 @@ def _words(error: float | None) -> str:
     return "unknown" if error is None else percent(error)
 
 
-def _half_loss(group: GroupFacts) -> float:
-    """Loss at the measured count nearest to half of the channels."""
-    losses = [(kept, loss) for kept, loss in group.sensitivity if known(loss)]
-    return min(losses, key=lambda item: abs(2 * item[0] - group.size))[1] if losses else 0.0
+def _common_loss(groups: Sequence[GroupFacts]) -> float:
+    """A round loss in the middle of those that were measured in every group: of each, at counts of its own."""
+    curves = [[loss for _, loss in group.sensitivity if known(loss) and loss > 0] for group in groups]
+    ends = [(min(curve), max(curve)) for curve in curves if curve]
+    if not ends:
+        return 0.0
+    return float(f"{math.sqrt(max(low for low, _ in ends) * min(high for _, high in ends)):.0e}")
+
+
+def _share_at(group: GroupFacts, level: float) -> float:
+    """Fraction of the channels with which the network loses `level`, or at the nearest loss that was measured."""
+    measured = [(kept / group.size, loss) for kept, loss in group.sensitivity if known(loss)]
+    if not measured:
+        return 0.0
+    shares, losses = np.array(measured).T
+    falling = np.log(np.maximum(np.minimum.accumulate(losses), _TINY))
+    return float(np.interp(math.log(max(level, _TINY)), falling[::-1], shares[::-1]))
 
 
 def _methods(groups: Sequence[GroupFacts]) -> list[str]:
@@ -147,7 +175,9 @@ def _style(method: str, methods: Sequence[str], theme: Theme) -> tuple[str, str]
     return marker, getattr(theme, role)
 
 
-def _panels(canvas: Canvas, theme: Theme, groups: Sequence[GroupFacts], x: str, draw: DrawPanel) -> None:
+def _panels(
+    canvas: Canvas, theme: Theme, groups: Sequence[GroupFacts], x: str, draw: DrawPanel, *, cut: bool
+) -> None:
     """A grid of axes with a common vertical scale, read at the left of every row."""
     columns = min(len(groups), _COLUMNS)
     rows = -(-len(groups) // columns)
@@ -159,12 +189,14 @@ def _panels(canvas: Canvas, theme: Theme, groups: Sequence[GroupFacts], x: str, 
         group = groups[place]
         styled(axes, theme, x=x if place + columns >= len(groups) else "", y="")
         draw(axes, group)
-        headed(axes, theme, f"{shorten(group.name, 30)} · {len(group.kept)} of {group.size}")
+        headed(axes, theme, f"{shorten(group.name, 30)} · {_kept(group) if cut else group.size}")
         if place % columns:
             axes.tick_params(labelleft=False)
 
 
-def _draw_paths(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], methods: Sequence[str]) -> None:
+def _draw_paths(
+    canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], methods: Sequence[str], cut: bool
+) -> None:
     low, high = log_range(_error(point) for group in groups for point in group.front if point.kept < group.size)
     limits = max(low, min(_SMALLEST_ERROR, high / 10)), high
 
@@ -175,7 +207,8 @@ def _draw_paths(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], m
         front = [point for point in group.front if known(point.training_error)]
         training = floored((point.training_error for point in front), limits[0])
         axes.plot([point.kept for point in front], training, color=theme.muted, linewidth=0.8)
-        axes.axvline(len(group.kept), color=theme.purple, linewidth=1.1, linestyle="--")
+        if cut:
+            axes.axvline(len(group.kept), color=theme.purple, linewidth=1.1, linestyle="--")
         always = [place for place, point in enumerate(group.front) if point.kept == len(group.kept)]
         shown = [group.front[place] for place in thinned(len(group.front), _MARKERS_AT_MOST, always)]
         for method in methods:
@@ -184,21 +217,22 @@ def _draw_paths(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], m
             heights = floored((_error(point) for point in found), limits[0])
             axes.plot([point.kept for point in found], heights, marker, color=colour, markersize=3.6)
 
-    _panels(canvas, theme, groups, "channels kept", panel)
-    _name_methods(canvas, theme, methods)
+    _panels(canvas, theme, groups, "channels kept", panel, cut=cut)
+    _name_methods(canvas, theme, methods, cut=cut)
 
 
-def _name_methods(canvas: Canvas, theme: Theme, methods: Sequence[str]) -> None:
+def _name_methods(canvas: Canvas, theme: Theme, methods: Sequence[str], *, cut: bool) -> None:
     axes = canvas.axes[0]
     for method in methods:
         marker, colour = _style(method, methods, theme)
         axes.plot([], [], marker, color=colour, markersize=5, label=drawable(method, 24))
     axes.plot([], [], color=theme.muted, linewidth=0.8, label="training error")
-    axes.plot([], [], color=theme.purple, linewidth=1.1, linestyle="--", label="chosen")
+    if cut:
+        axes.plot([], [], color=theme.purple, linewidth=1.1, linestyle="--", label="chosen")
     legend(canvas, theme, len(methods) + 2)
 
 
-def _draw_sensitivity(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], unit: str) -> None:
+def _draw_sensitivity(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFacts], unit: str, cut: bool) -> None:
     curves = {
         group.name: [(kept / group.size, loss) for kept, loss in group.sensitivity if known(loss)]
         for group in groups
@@ -220,7 +254,8 @@ def _draw_sensitivity(canvas: Canvas, theme: Theme, *, groups: Sequence[GroupFac
                 linewidth=1.6 if own else 0.4,
                 zorder=3 if own else 1,
             )
-        axes.axvline(len(group.kept) / group.size, color=theme.purple, linewidth=1.1, linestyle="--")
+        if cut:
+            axes.axvline(len(group.kept) / group.size, color=theme.purple, linewidth=1.1, linestyle="--")
 
-    _panels(canvas, theme, groups, "channels kept", panel)
+    _panels(canvas, theme, groups, "channels kept", panel, cut=cut)
     canvas.supylabel(drawable(unit), color=theme.muted, fontsize=SMALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -13,6 +14,7 @@ from streamsparse.report.facts import Facts, NetworkPoint
 from streamsparse.report.plots_axes import (
     SMALL,
     floored,
+    legend,
     log_axis,
     log_range,
     plain_axis,
@@ -71,12 +73,13 @@ def _pareto(facts: Facts, points: list[NetworkPoint], cost: _Cost) -> Figure:
     alt += f" The original has {compact(cost.of(facts.original))}."
     caption = (
         "Every dot is a network that a budget can ask for; lower and further left is better. The loss is the "
-        f"allocation's prediction, about the sum of what each group's cut costs alone, in {facts.loss_unit}."
+        f"allocation's prediction, about the sum of what each group's cut costs alone, in {facts.loss_unit}. "
+        "A loss of zero lies on the axis."
     )
     if chosen is not None and _measured_loss(facts) is not None:
         caption += " Cross: as evaluation measured the pruned network."
     draw = partial(_draw_pareto, facts=facts, points=points, chosen=chosen, cost=cost)
-    return Figure(f"pareto-{cost.key}", title, alt, caption, draw, (HALF, 3.4), "network")
+    return Figure(f"pareto-{cost.key}", title, alt, caption, draw, (HALF, 3.6), "network")
 
 
 def _chosen(facts: Facts) -> NetworkPoint | None:
@@ -120,7 +123,8 @@ def _draw_pareto(
         axes.plot(
             costs[index], heights[index], "o", color=theme.blue, markersize=2.6, clip_on=False, gid=tip(words)
         )
-    _mark(axes, theme, (original, floor), ("D", theme.muted), "original")
+    axes.plot(original, floor, "D", label="original, of loss 0", **_outlined(theme.muted))
+    legend(canvas, theme, 1)  # beside the marker, its name would hide the end of the curve
     if chosen is not None:
         across = max(float(cost.of(chosen.costs)), axes.get_xlim()[0])
         words = f"chosen: {compact(cost.of(chosen.costs))}, {number(chosen.predicted_loss)}"
@@ -138,7 +142,7 @@ def _mark(
 ) -> None:
     """An outlined marker with its name: at its right, or where that is too narrow, `above` the curve or below."""
     marker, colour = look
-    axes.plot(*place, marker, color="none", markeredgecolor=colour, markersize=9, markeredgewidth=2, clip_on=False)
+    axes.plot(*place, marker, **_outlined(colour))
     across, up = axes.transAxes.inverted().transform(axes.transData.transform(place))
     fits = (1 - across) * _AXES_POINTS > 5.4 * len(words)  # a letter in bold takes about 5.4 points
     offset = (9, 6) if fits else (2, 9) if above else (-9, 5 if up < 0.1 else -10)
@@ -157,12 +161,19 @@ def _mark(
     label.set_in_layout(False)
 
 
+def _outlined(colour: str) -> dict[str, Any]:
+    """Of a marker that lets the curve be seen."""
+    return {
+        "color": "none", "markeredgecolor": colour, "markersize": 9, "markeredgewidth": 2, "clip_on": False,
+    }  # fmt: skip
+
+
 def _measured_loss(facts: Facts) -> float | None:
     """The divergence that `evaluate` measured, when it is in the unit of the curve."""
-    newest = facts.measured[0] if facts.measured else None
-    if newest is None or not facts.loss_unit.startswith("nats") or not known(newest.divergence):
+    own = facts.own_measurement
+    if own is None or not facts.loss_unit.startswith("nats") or not known(own.divergence):
         return None
-    return newest.divergence if newest.costs in (None, facts.pruned) else None
+    return own.divergence
 
 
 def _loss_axis(axes: Axes, losses: list[float]) -> float:

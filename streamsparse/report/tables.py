@@ -91,7 +91,7 @@ def _layers(facts: Facts) -> Table:
     if len(shown) > LAYERS_AT_MOST:
         shown = [one for one in shown if one.report.costs != one.report.original_costs]
     left = len(facts.layers) - len(shown)
-    title = "Layers, relative error of their outputs" + (f"; {left} unchanged" if left else "")
+    title = "Layers, relative squared error of their outputs" + (f"; {left} unchanged" if left else "")
     headings = ("layer", "inputs", "outputs", "params", "MACs", "predicted", "measured")
     table = _table(title, headings, texts=1)
     for one in shown:

@@ -110,7 +110,8 @@ def read_record(run: Run, name: str) -> StageRecord | None:
 
 def machine_words() -> str:
     """The processor, its cores and torch's threads, and the graphics card where one is in use."""
-    words = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    threads = torch.get_num_threads()
+    words = f"{_processor()}, {os.cpu_count()} cores, {threads} torch thread{'' if threads == 1 else 's'}"
     if torch.cuda.is_available():
         words += f", {torch.cuda.get_device_name()}"
     return words

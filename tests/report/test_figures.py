@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from streamsparse.errors import UsageError
@@ -100,6 +101,64 @@ def test_titles_and_alternatives_say_the_numbers() -> None:
         in said["convergence-1-conv1"].title
     )
     assert "capture: 41.2\u00a0s" in said["stages-seconds"].alt
+
+
+def test_errors_say_that_they_are_squared_and_what_they_hold() -> None:
+    """As the CSV does; a sequential refit's predictions hold the errors of the layers before."""
+    for mode, what in (("sequential", "behind the pruned layers"), ("independent", "for it alone")):
+        captions = {figure.name: figure.caption for figure in figures(replace(lenet_facts(), mode=mode))}
+        assert what in captions["errors"]
+        assert "squared" in captions["errors"]
+        assert "squared" in captions["paths"]
+
+
+def test_nothing_is_marked_as_chosen_before_there_is_a_solution() -> None:
+    facts = lenet_facts()
+    whole = tuple(replace(group, kept=tuple(range(group.size))) for group in facts.groups)
+    facts = replace(facts, pruned=None, predicted_loss=None, chosen=None, groups=whole, layers=())
+    for figure in figures(facts):
+        assert "{" not in figure.caption + figure.alt + figure.title
+        if figure.section == "paths":
+            words = inline_svg(figure) + figure.alt + figure.caption
+            assert "chosen" not in words
+            assert "20 of 20" not in words
+
+
+def test_no_name_hides_a_point_of_the_pareto_curve() -> None:
+    facts = lenet_facts()
+    sizes = (0.0005, 0.0024, 0.011, 0.05, 0.106, 0.2, 0.224, 0.473, 1.0)
+    losses = (1.3, 0.27, 0.06, 0.014, 0.0027, 0.001, 0.00078, 0.00016, 0.0)  # as VGG-16 has them
+    whole = facts.original
+    points = tuple(
+        NetworkPoint(replace(whole, parameters=int(one * whole.parameters), macs=int(one**0.4 * whole.macs)), loss)
+        for one, loss in zip(sizes, losses, strict=True)
+    )
+    facts = replace(facts, points=points, pruned=points[5].costs, predicted_loss=losses[5], measured=())
+    for figure in figures(facts)[:2]:
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        figure.draw(canvas, LIGHT)
+        canvas.draw_without_rendering()
+        axes = canvas.axes[0]
+        for name in axes.texts:
+            box = name.get_window_extent()
+            for line in axes.lines:
+                for across, up in axes.transData.transform(line.get_xydata()):
+                    assert not box.contains(across, up), (figure.name, name.get_text(), line.get_xydata())
+
+
+def test_the_most_sensitive_group_needs_most_channels_for_the_same_loss() -> None:
+    """Every group is measured at counts of its own: a wide one's may all be far below half of its channels."""
+    facts = lenet_facts()
+    measured = {
+        "conv1": ((2, 0.8), (6, 0.08), (10, 0.008), (16, 0.001)),  # of 20
+        "conv2": ((3, 0.6), (10, 0.04), (20, 0.002)),  # of 50
+        "fc1": ((4, 0.9), (8, 0.09), (12, 0.009)),  # of 500: at 2.4 % of its channels as much as conv1 at half
+    }
+    groups = tuple(replace(group, sensitivity=measured[group.name]) for group in facts.groups)
+    figure = next(one for one in figures(replace(facts, groups=groups)) if one.name == "sensitivity")
+    assert figure.title == "conv1 is the most sensitive group: cut to 31.2\u00a0% it costs 0.07 nats per image"
+    assert "half" not in figure.alt
+    assert "fc1: 1.7" in figure.alt
 
 
 @pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES)

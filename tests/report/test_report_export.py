@@ -98,3 +98,13 @@ def test_the_headline_is_json(facts: Facts) -> None:
     assert found["pruned_accuracy"] == facts.measured[0].pruned_accuracy
     bare = headline(empty_facts())
     assert {bare[key] for key in ("pruned", "sparsity", "predicted_loss", "agreement")} == {None}
+
+
+def test_the_headline_is_not_of_another_networks_evaluation(facts: Facts) -> None:
+    """After `solve` with another budget the run still holds the evaluation of what was written before."""
+    assert facts.pruned is not None
+    other = replace(facts.measured[0], costs=facts.original, pruned_accuracy=0.1)
+    found = headline(replace(facts, measured=(other,)))
+    assert [found[key] for key in ("original_accuracy", "pruned_accuracy", "agreement", "divergence")] == [None] * 4
+    own = replace(facts.measured[0], costs=facts.pruned)
+    assert headline(replace(facts, measured=(other, own)))["pruned_accuracy"] == own.pruned_accuracy

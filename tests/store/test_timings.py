@@ -42,7 +42,7 @@ def test_work_is_recorded_and_passed_on(tmp_path: Path) -> None:
     assert found.finished is not None
     assert found.finished.endswith("+00:00")
     assert "cores" in found.machine
-    assert "torch threads" in found.machine
+    assert "torch thread" in found.machine
 
 
 def test_without_work_nothing_is_written(tmp_path: Path) -> None:
