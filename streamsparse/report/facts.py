@@ -153,6 +153,15 @@ class StageFacts:
 
 
 @dataclass(frozen=True)
+class TimedBatch:
+    """Seconds of a forward pass per image, at `images` images at once."""
+
+    images: int
+    original_seconds: float
+    pruned_seconds: float
+
+
+@dataclass(frozen=True)
 class Measured:
     """Original and pruned network on the images of `evaluate`.
 
@@ -162,6 +171,7 @@ class Measured:
         agreement: fraction put into the same class; divergence: nats per image.
         original_seconds, pruned_seconds: of one forward pass per image at `batch_images` images, or None.
         batch_images: the smallest batch that was timed, or None; device: that it was timed on, with its threads.
+        larger_batches: the others that were timed, ascending.
         costs: of this checkpoint: a run may hold several, and the pruned network's is one of them at most.
         finished: ISO 8601, UTC; "" where nobody noted it.
     """
@@ -177,6 +187,7 @@ class Measured:
     pruned_seconds: float | None
     batch_images: int | None = None
     device: str = ""
+    larger_batches: tuple[TimedBatch, ...] = ()
     costs: Costs | None = None
     finished: str = ""
 

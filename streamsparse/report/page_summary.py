@@ -95,7 +95,13 @@ def _latency_tile(own: Measured, before: float, after: float) -> Html:
     times = "" if after <= 0 or not known(after) else f": {number(before / after)} times as fast"
     batch = "" if own.batch_images is None else f", {plural(own.batch_images, 'image')} at a time"
     device = f", on {own.device}" if own.device else ""
-    return _tile("Forward pass per image", duration(after), f"was {duration(before)}{times}{batch}{device}")
+    larger = "".join(
+        f"; {timed.images} at a time: {number(timed.original_seconds / timed.pruned_seconds)} times"
+        for timed in own.larger_batches
+        if timed.pruned_seconds > 0
+    )
+    words = f"was {duration(before)}{times}{batch}{larger}{device}"
+    return _tile("Forward pass per image", duration(after), words)
 
 
 def _cost_tile(name: str, after: str, before: str, was: float, now: float) -> Html:

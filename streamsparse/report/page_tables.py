@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from streamsparse.report.facts import Facts, LayerFacts, Measured, NetworkPoint, StageFacts
 from streamsparse.report.page_html import Html, element, joined
 from streamsparse.report.wording import (
+    CUT_SHORT,
     MISSING,
     SPACE,
     compact,
@@ -89,6 +90,8 @@ def measured_table(facts: Facts) -> Html:
         Column("Forward pass per image", "pruned", lambda one: one.pruned_seconds, duration),
         Column("Timed on", "", lambda one: _timed_on(one), None),
     ]
+    if any(one.larger_batches for one in facts.measured):
+        columns.append(Column("Larger batches", "per image", lambda one: _larger_batches(one), None))
     return table("measured-table", "Original and pruned network on the same images", columns, facts.measured)
 
 
@@ -110,7 +113,7 @@ def stage_table(facts: Facts) -> Html:
         Column("Stage", "", lambda stage: stage.stage, None),
         Column("Time", "wall", lambda stage: stage.seconds, duration),
         Column("Memory", "largest resident", lambda stage: stage.peak_bytes, size),
-        Column("Finished", "UTC", lambda stage: moment(stage.finished), None),
+        Column("Finished", "UTC", lambda stage: moment(stage.finished) or CUT_SHORT, None),
         Column("Machine", "", lambda stage: stage.machine, None),
     ]
     if any(stage.reused for stage in facts.stages):
@@ -196,6 +199,13 @@ def _accuracy(fraction: float) -> str:
 def _error(error: float) -> str:
     """Below a hundred-thousandth, round-off and ridge are all there is to read."""
     return percent(error) if error >= 1e-5 else f"< {percent(1e-5)}"
+
+
+def _larger_batches(one: Measured) -> str:
+    return "; ".join(
+        f"{timed.images}: {duration(timed.original_seconds)} → {duration(timed.pruned_seconds)}"
+        for timed in one.larger_batches
+    )
 
 
 def _timed_on(one: Measured) -> str:

@@ -102,6 +102,9 @@ def _conditions(layers: Sequence[LayerFacts]) -> list[Figure]:
     worst, largest = max(found, key=lambda item: item[1])
     deficient = [f.report.layer for f, _ in found if f.rank is not None and f.rank < f.features]
     title = f"The worst conditioned inputs are those of {worst.report.layer}: {number(largest)}"
+    if len(found) < len(layers):
+        of = f"{len(found)} of {len(layers)} layers"
+        title = f"Of {of}, {worst.report.layer} has the worst conditioned inputs: {number(largest)}"
     caption = (
         "Largest over smallest eigenvalue (above round-off) of the Gram matrix of each layer's standardised "
         "inputs. Beyond 10⁷ single precision would lose every digit; double precision and the ridge keep the "

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from streamsparse.report.facts import Facts, LayerFacts, Measured
 from streamsparse.report.wording import (
+    CUT_SHORT,
     MISSING,
     SPACE,
     compact,
@@ -114,7 +115,7 @@ def _stages(facts: Facts) -> Table:
     table = _table("Time and memory", ("stage", "time", "peak memory", "finished (UTC)"), texts=1)
     for one in facts.stages:
         memory = MISSING if one.peak_bytes is None else size(one.peak_bytes)
-        _add(table, one.stage, duration(one.seconds), memory, moment(one.finished) or "cut short")
+        _add(table, one.stage, duration(one.seconds), memory, moment(one.finished) or CUT_SHORT)
     return table
 
 

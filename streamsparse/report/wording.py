@@ -10,6 +10,10 @@ SPACE = "\u00a0"
 """Between a number and its unit, which no line break may part."""
 
 
+CUT_SHORT = "cut short"
+"""Where the end of a stage would stand that was killed, or is at work."""
+
+
 def moment(finished: str | None) -> str:
     """ISO 8601 in UTC without the T and the zone, which the head of its column says."""
     return (finished or "").replace("T", " ").removesuffix("Z").removesuffix("+00:00")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from streamsparse.inspection import inspect_run
 from streamsparse.report.facts import Measured, StageFacts
+from streamsparse.report.wording import number
 from streamsparse.reporting.evidence import Evidence, listed
 from streamsparse.types import ChannelGroup
 
@@ -79,8 +80,12 @@ def loss_notes(evidence: Evidence) -> list[str]:
     return notes
 
 
+_FAR = 3.0
+"""A measured loss that is so many times the predicted one, or less than its inverse, is worth a note."""
+
+
 def measured_notes(evidence: Evidence, measured: Sequence[Measured], errors: bool) -> list[str]:
-    """What was or was not evaluated."""
+    """What was or was not evaluated, and how far the prediction was off."""
     if evidence.solution is None:
         return []
     if not measured:
@@ -95,7 +100,20 @@ def measured_notes(evidence: Evidence, measured: Sequence[Measured], errors: boo
         notes.append(
             "No evaluation is of exactly the present solution's weights, so no layer's error is a measured one."
         )
+    elif evidence.solution.plan.loss_kind == "divergence":
+        notes += _far_off(sum(evidence.solution.plan.predicted_losses.values()), measured[0].divergence)
     return notes
+
+
+def _far_off(predicted: float, measured: float) -> Iterator[str]:
+    """The prediction adds what groups cost alone; together they may cost another amount."""
+    less, more = sorted((predicted, measured))
+    if less > 0 and more > _FAR * less:
+        times = f"{number(more / less)} times {'more' if measured > predicted else 'less'}"
+        yield (
+            f"The network diverges by {number(measured)} nats, {times} than the {number(predicted)} predicted, "
+            "which adds what each group's cut costs alone. `streamsparse improve` measures whole networks."
+        )
 
 
 def time_notes(evidence: Evidence, stages: Sequence[StageFacts]) -> Iterator[str]:

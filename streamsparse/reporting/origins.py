@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamsparse.errors import CorruptDataError
-from streamsparse.report.facts import Measured, StageFacts
+from streamsparse.report.facts import Measured, StageFacts, TimedBatch
 from streamsparse.report.wording import plural
 from streamsparse.reporting.evidence import Evidence
 from streamsparse.store import Run, layout
@@ -94,15 +94,22 @@ def _measured(document: Mapping[str, Any]) -> Measured:
 
 
 def _timed(latency: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fields of `Measured` from the smallest batch that was timed."""
+    """Fields of `Measured` from the batches that were timed."""
     if latency is None:
         return {"original_seconds": None, "pruned_seconds": None}
-    batch = min(latency["batch_sizes"])
-    at = latency["batch_sizes"].index(batch)
+    columns = latency["batch_sizes"], latency["original_seconds"], latency["pruned_seconds"]
+    smallest, *larger = sorted(
+        (
+            TimedBatch(images, before / images, after / images)
+            for images, before, after in zip(*columns, strict=True)
+        ),
+        key=lambda timed: timed.images,
+    )
     return {
-        "original_seconds": latency["original_seconds"][at] / batch,
-        "pruned_seconds": latency["pruned_seconds"][at] / batch,
-        "batch_images": batch,
+        "original_seconds": smallest.original_seconds,
+        "pruned_seconds": smallest.pruned_seconds,
+        "batch_images": smallest.images,
+        "larger_batches": tuple(larger),
         "device": f"{latency['device']}, {plural(latency['threads'], 'CPU thread')}",
     }
 

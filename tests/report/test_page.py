@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamsparse.report.facts import Facts, StageFacts
+from streamsparse.report.facts import Facts, StageFacts, TimedBatch
+from streamsparse.report.figures import figures
 from streamsparse.report.page import render_page
 from streamsparse.report.page_html import element, joined, text, with_code
 from streamsparse.report.page_summary import headline
@@ -249,3 +250,29 @@ def test_every_number_has_words(value: float) -> None:
     for words in (number, percent, compact, size, duration):
         assert words(value).strip()
         assert "nan" not in words(value)
+
+
+def test_a_stage_cut_short_and_larger_batches_are_told() -> None:
+    facts = lenet_facts()
+    stages = (replace(facts.stages[0], finished=""), *facts.stages[1:])
+    timed = replace(
+        facts.measured[0],
+        batch_images=1,
+        larger_batches=(TimedBatch(32, 0.0004, 0.0002),),
+        device="cpu, 2 CPU threads",
+    )
+    page = render_page(replace(facts, stages=stages, measured=(timed, *facts.measured[1:])))
+    assert "cut short" in page
+    assert "1 image at a time; 32 at a time: 2 times, on cpu" in page
+    assert "32: 400\u00a0µs → 200\u00a0µs" in page
+    assert "cut short" not in render_page(facts)
+
+
+def test_layers_whose_conditioning_is_unknown_are_not_spoken_for() -> None:
+    facts = lenet_facts()
+    titles = [
+        next(figure.title for figure in figures(replace(facts, layers=layers)) if figure.name == "condition")
+        for layers in (facts.layers, (replace(facts.layers[0], condition=None), *facts.layers[1:]))
+    ]
+    assert titles[0].startswith("The worst conditioned inputs are those of")
+    assert titles[1].startswith(f"Of {len(facts.layers) - 1} of {len(facts.layers)} layers, ")

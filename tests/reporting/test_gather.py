@@ -18,13 +18,14 @@ from streamsparse.evaluation import Evaluation, evaluate
 from streamsparse.intake.captured import read_captured
 from streamsparse.kernels.folds import total
 from streamsparse.kernels.statistics import moments
-from streamsparse.report.facts import Facts
+from streamsparse.report.facts import Facts, TimedBatch
 from streamsparse.reporting import gather, report
 from streamsparse.run import Result, prune
 from streamsparse.sensitivity import required_fronts
 from streamsparse.solve import Constraints, SolveSettings, network_front, solve
 from streamsparse.solve.measured import known_losses, read_sensitivities
 from streamsparse.store import Run, layout
+from streamsparse.store.solution import read_solution
 from streamsparse.store.statistics import Statistics
 from streamsparse.store.timings import stage_records
 from tests.object_server import Place
@@ -180,8 +181,26 @@ def test_measured_is_the_evaluation(facts: Facts, finished: tuple[Path, Result, 
     assert (found.agreement, found.divergence) == (comparison.agreement, comparison.divergence)
     assert found.batch_images == 2
     assert found.pruned_seconds == latency.pruned_seconds[1] / 2
+    assert found.larger_batches == (
+        TimedBatch(4, latency.original_seconds[0] / 4, latency.pruned_seconds[0] / 4),
+    )  # fmt: skip
     assert found.costs == facts.pruned
     assert found.finished.endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(2.9, None), (3.5, "3.5 times more than the"), (0.34, None), (0.25, "4 times less than the")],
+)
+def test_a_prediction_that_is_far_off_is_told(run: Run, factor: float, said: str | None) -> None:
+    name = "evaluations/pruned.json"
+    document = run.documents.read_json(name)
+    assert document is not None
+    document["comparison"]["divergence"] = factor * sum(read_solution(run).plan.predicted_losses.values())
+    run.documents.write_json(name, document)
+    notes = [note for note in gather(run).notes if "The network diverges by" in note]
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
 
 
 def test_stages_are_in_order(facts: Facts, finished: tuple[Path, Result, Evaluation]) -> None:
