@@ -29,12 +29,19 @@ from streamsparse.intake.captured import read_captured
 from streamsparse.kernels.divergence import output_loss
 from streamsparse.network import prune
 from streamsparse.network.refitting import with_weights
-from streamsparse.sensitivity import measure_sensitivities, measuring_images, read_sensitivities
+from streamsparse.sensitivity import (
+    affordable_images,
+    measure_sensitivities,
+    measuring_images,
+    passes_of,
+    read_sensitivities,
+)
 from streamsparse.solve import GroupFront, SolveSettings, find_fronts, kept_inputs
 from streamsparse.solve.losses import counts_at, predicted_losses
 from streamsparse.solve.originals import Originals
 from streamsparse.solve.supports import LayerRefits
 from streamsparse.store import Run, layout
+from streamsparse.store.sensitivities import sensitivity_request
 from streamsparse.store.statistics import Statistics
 from streamsparse.types import Sensitivity
 from streamsparse.verification import verify_run
@@ -266,3 +273,29 @@ def test_a_damaged_document_is_refused(run: Run, damage: dict[str, Any]) -> None
     run.documents.write(key, json.dumps({**document, **damage}).encode())
     with pytest.raises(CorruptDataError, match="sensitivity"):
         read_sensitivities(run, fronts_of(run))
+
+
+def test_as_many_images_as_cost_little(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, fronts = read_captured(run), fronts_of(run)
+
+    def affordable(by: str = "kl", **about: Any) -> int:
+        data = {**captured.manifest["data"], "images": 100, **about}
+        return affordable_images(
+            replace(captured, manifest={**captured.manifest, "data": data}), fronts, LEVELS, by
+        )
+
+    assert affordable(length=50_000) == 4096
+    assert affordable(length=50_000, by="fisher") == 256
+    assert affordable(length=100 + 1023) == 512  # no more than are unseen
+    assert affordable(length=100 + 20) == 256  # too few: the sample's stand in
+    assert affordable(length=50_000, shape=[3, 256, 256]) == 512  # half a gigabyte of images
+    macs = passes_of(fronts, LEVELS, "kl") * captured.costs.macs({})
+    monkeypatch.setattr("streamsparse.sensitivity._AFFORDABLE_MACS", 1500.0 * macs)
+    assert affordable(length=50_000) == 1024
+    monkeypatch.setattr("streamsparse.sensitivity.FEWEST_IMAGES", 8)
+    measure(run, images=None)
+    about = captured.manifest["data"]
+    unseen = about["length"] - about["images"]
+    assert (
+        8 <= (sensitivity_request(run) or {})["images"] <= unseen < 2 * (sensitivity_request(run) or {})["images"]
+    )

@@ -19,8 +19,14 @@ def sensitivity(
     run: o.RunArgument,
     data: o.CapturedData = None,
     images: Annotated[
-        int, typer.Option("--images", min=1, help="To measure on: images that the capture did not sample.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            "--images",
+            min=1,
+            help="To measure on: images that the capture did not sample. [default: as many as cost little, 256 to "
+            "4096]",
+        ),
+    ] = None,
     levels: Annotated[
         str,
         typer.Option("--levels", help="Held-out errors, ascending: each group is cut as far as it reaches them."),
@@ -94,16 +100,18 @@ def parse_levels(text: str) -> tuple[float, ...]:
         ) from error  # fmt: skip
 
 
-def _show_plan(run: str, levels: Sequence[float], images: int, by: str, as_json: bool) -> None:
+def _show_plan(run: str, levels: Sequence[float], images: int | None, by: str, as_json: bool) -> None:
     from streamsparse.intake.captured import read_captured
-    from streamsparse.sensitivity import required_fronts
+    from streamsparse.sensitivity import affordable_images, passes_of, required_fronts
     from streamsparse.solve.losses import counts_at
     from streamsparse.store import Run
 
     opened = Run.at(run)
-    fronts = required_fronts(opened, read_captured(opened))
+    captured = read_captured(opened)
+    fronts = required_fronts(opened, captured)
     counts = {name: counts_at(front.held_out, levels) for name, front in fronts.items()}
-    passes = sum(map(len, counts.values())) if by == "kl" else 1
+    passes = passes_of(fronts, levels, by)
+    images = affordable_images(captured, fronts, levels, by) if images is None else images
     if as_json:
         print_json({"counts": counts, "passes": passes, "images": images, "by": by})
         return

@@ -47,8 +47,8 @@ def prune(
         typer.Option(
             "--sensitivity",
             help="kl: measure what cutting each group does to the output and spend the budget where it suffers "
-            "least (some passes over 256 images per group); fisher: predict it from gradients, rougher; none: "
-            "minimise held-out errors.",
+            "least (some passes over 256 to 4096 images per group); fisher: predict it from gradients, rougher; "
+            "none: minimise held-out errors.",
         ),
     ] = "kl",
     improve: Annotated[

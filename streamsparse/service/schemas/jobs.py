@@ -77,7 +77,9 @@ class SensitivityParameters(Body):
     """Measure what cutting each group alone does to the model's output."""
 
     data: Name = Field(description="A data set of the server's: the one that was captured.")
-    images: int = Field(default=256, ge=1, le=1_000_000)
+    images: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Unseen ones; null: as many as cost little, 256 to 4,096."
+    )
     by: Literal["kl", "fisher"] = "kl"
     batch_images: int = Field(default=64, ge=1, le=100_000)
 

@@ -51,8 +51,8 @@ export const FORMS = {
   }),
   sensitivity: (_, about) => ({
     text: "Measures what cutting each group alone does to the model's output; budgets then minimise the predicted divergence.",
-    fields: [dataField(about), field("Images", number("images", 256)), field("By", choice("by", ["kl", "fisher"])), field("Images per batch", number("batch_images", 64))],
-    read: (form) => ({ data: value(form, "data"), images: whole(form, "images"), by: value(form, "by"), batch_images: whole(form, "batch_images") }),
+    fields: [dataField(about), field("Images", number("images", "", { placeholder: "as many as cost little" })), field("By", choice("by", ["kl", "fisher"])), field("Images per batch", number("batch_images", 64))],
+    read: (form) => ({ data: value(form, "data"), images: whole(form, "images") || null, by: value(form, "by"), batch_images: whole(form, "batch_images") }),
   }),
   report: nothing("Writes the run's HTML report."),
   verify: nothing("Reads and checks everything that the run holds, by its digests."),
