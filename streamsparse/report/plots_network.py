@@ -129,23 +129,32 @@ def _draw_pareto(
         across = max(float(cost.of(chosen.costs)), axes.get_xlim()[0])
         words = f"chosen: {compact(cost.of(chosen.costs))}, {number(chosen.predicted_loss)}"
         measured = _measured_loss(facts)
-        more = measured is not None and measured > chosen.predicted_loss
         place = (across, max(chosen.predicted_loss, floor))
-        _mark(axes, theme, place, ("o", theme.orange), words, above=measured is not None and not more)
+        more = measured is not None and measured > chosen.predicted_loss
+        _mark(axes, theme, place, ("o", theme.orange), words, above=None if measured is None else not more)
         if measured is not None:
             place = (across, max(measured, floor))
             _mark(axes, theme, place, ("X", theme.green), f"measured: {number(measured)}", above=more)
 
 
 def _mark(
-    axes: Axes, theme: Theme, place: tuple[float, float], look: tuple[str, str], words: str, *, above: bool = False
+    axes: Axes, theme: Theme, place: tuple[float, float], look: tuple[str, str], words: str, *, above: bool | None
 ) -> None:
-    """An outlined marker with its name: at its right, or where that is too narrow, `above` the curve or below."""
+    """An outlined marker with its name: at its right, or where that is too narrow, `above` the curve or below.
+
+    Of two with one cost, the one that is not `above` has its name at its left, where there is room: as the curve
+    falls, there is nothing below it, and the names do not meet.
+    """
     marker, colour = look
     axes.plot(*place, marker, **_outlined(colour))
     across, up = axes.transAxes.inverted().transform(axes.transData.transform(place))
-    fits = (1 - across) * _AXES_POINTS > 5.4 * len(words)  # a letter in bold takes about 5.4 points
-    offset = (9, 6) if fits else (2, 9) if above else (-9, 5 if up < 0.1 else -10)
+    width = 5.4 * len(words)  # a letter in bold takes about 5.4 points
+    fits = (1 - across) * _AXES_POINTS > width and (above is not False or across * _AXES_POINTS < width + 9)
+    low = up < 0.1  # there, a name below would meet the axis
+    if fits:
+        offset = (9, 6 if above is not False or low else -13)
+    else:
+        offset = (2, 20 if low else 9) if above else (-9, 5 if low else -10)
     label = axes.annotate(
         words,
         (1.0, place[1]) if above and not fits else place,

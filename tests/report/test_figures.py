@@ -146,6 +146,30 @@ def test_no_name_hides_a_point_of_the_pareto_curve() -> None:
                     assert not box.contains(across, up), (figure.name, name.get_text(), line.get_xydata())
 
 
+@pytest.mark.parametrize("factor", [0.4, 0.8, 1.0, 1.2, 1.6, 3.0])
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_the_names_of_what_was_predicted_and_measured_do_not_meet(factor: float, fraction: float) -> None:
+    facts = lenet_facts()
+    whole = facts.original
+    points = tuple(
+        NetworkPoint(
+            replace(whole, parameters=int(one * whole.parameters), macs=int(one * whole.macs)), 0.01 / one**2
+        )
+        for one in (0.05, 0.1, 0.2, 0.5, 0.9)
+    )
+    chosen = next(point for point in points if point.costs.parameters == int(fraction * whole.parameters))
+    own = replace(facts.measured[0], divergence=factor * chosen.predicted_loss, costs=chosen.costs)
+    facts = replace(
+        facts, points=points, pruned=chosen.costs, predicted_loss=chosen.predicted_loss, measured=(own,)
+    )
+    for figure in figures(facts)[:2]:
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        figure.draw(canvas, LIGHT)
+        canvas.draw_without_rendering()
+        first, second = (name.get_window_extent() for name in canvas.axes[0].texts)
+        assert not first.overlaps(second), figure.name
+
+
 def test_the_most_sensitive_group_needs_most_channels_for_the_same_loss() -> None:
     """Every group is measured at counts of its own: a wide one's may all be far below half of its channels."""
     facts = lenet_facts()
