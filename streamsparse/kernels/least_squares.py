@@ -103,6 +103,25 @@ def context_fit(
     return ContextFit(both[:, : len(rest)], both[:, len(rest) :])
 
 
+def without_context(
+    gram: Float64[np.ndarray, "columns columns"],
+    cross: Float64[np.ndarray, "columns outputs"],
+    power: float,
+    kept_columns: Int64[np.ndarray, " kept"],
+    weights: Float64[np.ndarray, "outputs kept"],
+) -> tuple[Float64[np.ndarray, "columns outputs"], float]:
+    """Cross moments and power of what is left of the responses without these weights of the columns that stay.
+
+    A context that is fitted to that is shrunk towards `weights`. What is less than 1e-5 of the power is round-off:
+    0, and so are its cross moments.
+    """
+    explained = gram[:, kept_columns] @ weights.T  # (columns, outputs)
+    left = power - float(np.vdot(2 * cross[kept_columns] - explained[kept_columns], weights.T))
+    if left <= _EXPLAINED * power:
+        return np.zeros_like(cross), 0.0
+    return cross - explained, left
+
+
 def partial_out(
     gram: Float64[np.ndarray, "columns columns"],
     cross: Float64[np.ndarray, "columns outputs"],
@@ -162,7 +181,7 @@ def _without_round_off(
     varies = remaining.diagonal() > _EXPLAINED * diagonal
     remaining *= varies[:, None] & varies
     if remaining_power <= _EXPLAINED * power:
-        return (remaining + remaining.T) / 2, np.zeros_like(remaining_cross), 0.0
+        return np.zeros_like(remaining), np.zeros_like(remaining_cross), 0.0
     remaining_cross *= varies[:, None]
     found = np.sqrt(np.square(remaining_cross).sum(axis=1))
     most = np.sqrt(np.maximum(remaining.diagonal(), 0.0) * remaining_power)  # Cauchy–Schwarz

@@ -26,7 +26,9 @@ METHODS: tuple[Method, ...] = ("best", "entropic", "elimination")
 _CROSS_VALIDATION_FLOPS = 1e11  # per group: some 5 s on one core
 _SPREAD_COUNTS = 24
 _CLOSE_TO_ALL = np.array([1, 2, 4, 8])
-_HELD_OUT = "refits shrunk towards the original; ratios above what is resolved"  # part of a front's identity
+_HELD_OUT = (
+    "refits and context shrunk towards the original; ratios above what is resolved"  # part of a front's identity
+)
 _RESOLVED = 1e-6  # of relative errors: what is less is round-off of float32 products
 
 

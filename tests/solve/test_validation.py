@@ -93,6 +93,47 @@ def test_refits_are_held_to_the_originals_weights(ridge: float, monkeypatch: pyt
     assert found[-1] < 1e-12  # all positions: the original itself
 
 
+@pytest.mark.parametrize("ridge", [1e-2, 1.0])
+@pytest.mark.parametrize("rows", [3, 7, 40], ids=["fewer than context", "hardly more", "many"])
+def test_inputs_of_other_groups_are_held_to_the_originals_weights(
+    rows: int, ridge: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one refit of both by rows, as the chosen supports will be refitted."""
+    monkeypatch.setattr(validation, "RIDGES", ())
+    rng, fold = np.random.default_rng(rows), np.repeat(np.arange(4), rows)
+    layer = nn.Linear(OWN + CONTEXT, OUTPUTS)
+    weights, others = layer.weight.detach().double().numpy(), list(range(OWN, OWN + CONTEXT))
+    x = rng.normal(size=(4 * rows, OWN + CONTEXT)) @ rng.normal(size=(OWN + CONTEXT, OWN + CONTEXT))
+    x[fold != 0, OWN] = 0.0  # an input that is dead but in the first fold
+    y = x @ weights.T
+    group = ChannelGroup("own", OWN, (), (Consumer("layer", tuple((c,) for c in range(OWN))),))
+    geometry = replace(geometry_of(layer, torch.zeros(1, OWN + CONTEXT)), layer="layer")
+    statistics = {"layer": tuple(sums_of(x[fold == one], y[fold == one]) for one in range(4))}
+    originals = Originals({"layer.weight": layer.weight.detach()})
+
+    def left(support: list[int], judged: np.ndarray) -> float:
+        columns = [*support, *others]
+        means = x[~judged].mean(0), y[~judged].mean(0)
+        known, wanted = x[~judged] - means[0], y[~judged] - means[1]
+        gram, own = known.T @ known / len(known), range(OWN)
+        fixed = np.diag(ridge * np.where(np.diag(gram) > 0, np.diag(gram), 1.0))[np.ix_(others, others)]
+        explained = np.linalg.solve(gram[np.ix_(others, others)] + fixed, gram[np.ix_(others, own)])
+        scale = np.diag(gram[np.ix_(own, own)] - gram[np.ix_(own, others)] @ explained)[support]
+        holds = np.diag(np.sqrt(len(known) * np.concatenate([ridge * scale, np.diag(fixed)])))
+        both = np.vstack([known[:, columns], holds]), np.vstack([wanted, holds @ weights[:, columns].T])
+        fitted = np.linalg.lstsq(*both, rcond=None)[0]
+        missed = y[judged] - means[1] - (x[judged] - means[0])[:, columns] @ fitted
+        return float(np.square(missed).sum())
+
+    kept = [[0], [1, 4], [0, 2, 3, 5], list(range(OWN))]
+    supports = [np.array(support) for support in kept]
+    found = cross_validated(group, {"layer": geometry}, statistics, supports, ridge, originals)
+    folds = [fold == one for one in range(4)]
+    expected = [np.mean([left(support, one) / left([], one) for one in folds]) for support in kept]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
+    assert found[-1] < 1e-9  # all positions: the original itself
+
+
 def test_errors_between_counts_stay_between_their_neighbours() -> None:
     training = np.geomspace(1.0, 1e-9, 101)
     counts = np.array([0, 50, 100])
@@ -118,6 +159,7 @@ def test_some_counts_tell_the_errors_of_all(rows: int, monkeypatch: pytest.Monke
     """Of a layer that is refitted towards its weights: all positions have no error, all but some have."""
     monkeypatch.setattr(validation, "_shrinkage", lambda *_: 1e-2)  # as much for all as for some
     rng, positions, fold = np.random.default_rng(5), 60, np.repeat(np.arange(4), rows)
+    torch.manual_seed(0)
     layer = nn.Linear(positions, OUTPUTS)
     x = rng.normal(size=(4 * rows, positions)) @ (np.eye(positions) + 0.3 * rng.normal(size=(positions, positions)))
     y = x @ layer.weight.detach().double().numpy().T
