@@ -177,7 +177,7 @@ def _uniquely_named(groups: list[ChannelGroup]) -> tuple[ChannelGroup, ...]:
 def _frozen(state: Propagation, classes: Classes, refused: Mapping[int, Cause]) -> Iterator[FrozenChannels]:
     """Frozen channels by the layer that makes them and the cause."""
     causes = {**refused, **classes.cause}
-    ends = [first for first, _ in state.table.owners[1:]] + [state.table.count]
+    ends = [*(first for first, _ in state.table.owners), state.table.count][1:]
     for (first, owner), last in zip(state.table.owners, ends, strict=True):
         counts: dict[Cause, int] = defaultdict(int)
         for one in classes.of_atom[first:last].tolist():

@@ -105,8 +105,8 @@ class Planner:
             counts = None if full or free else _quick_counts(found, captured, choice.budget, constraints)
             plan = make_plan(
                 found.fronts.chosen, captured.costs, budget=None if counts else choice.budget,
-                channels=counts or free, constraints=constraints, losses=found.losses, loss_kind=found.loss_kind,
-                latencies=latencies,
+                channels=counts or free, constraints=constraints.of(found.fronts.plain), losses=found.losses,
+                loss_kind=found.loss_kind, latencies=latencies,
             )  # fmt: skip
             plan = replace(plan, budget=choice.budget)
             layers = layer_reports(captured.graph, captured.costs, Solution(plan, (), "planned"))
@@ -253,8 +253,8 @@ def _point_within(found: Found, captured: Captured, constraints: Constraints, li
     """The network with the fewest channels whose held-out errors are within a limit."""
     budget = f"max-error={limit:.6g}"
     plan = make_plan(
-        found.fronts.chosen, captured.costs, budget=budget, constraints=constraints, losses=found.losses,
-        loss_kind=found.loss_kind,
+        found.fronts.chosen, captured.costs, budget=budget, constraints=constraints.of(found.fronts.plain),
+        losses=found.losses, loss_kind=found.loss_kind,
     )  # fmt: skip
     fraction = plan.costs.parameters / plan.original_costs.parameters
     return NetworkPoint(budget, fraction, plan.costs, sum(plan.predicted_losses.values()), plan.counts)

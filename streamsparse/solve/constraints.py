@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -50,7 +50,7 @@ class Constraints:
                 got=self.round_to,
                 where="--round-to",
             )
-        if not self.min_channels > 0 or (self.min_channels >= 1 and self.min_channels != int(self.min_channels)):
+        if not self.min_channels > 0 or (self.min_channels >= 1 and self.min_channels % 1 != 0):  # inf % 1 is nan
             raise UsageError(
                 "This least number of channels does not make sense.",
                 expected="a whole number from 1 up, or a fraction below 1",
@@ -76,6 +76,13 @@ class Constraints:
         """Sorted positions to keep and to drop."""
         kept, dropped = self.keep.get(group, ()), self.drop.get(group, ())
         return np.array(kept, dtype=np.int64), np.array(dropped, dtype=np.int64)
+
+    def of(self, groups: Collection[str]) -> Constraints:
+        """Without lists of other groups than these: of those that stay whole nothing is chosen."""
+        keep, drop = (
+            {name: own for name, own in lists.items() if name in groups} for lists in (self.keep, self.drop)
+        )
+        return replace(self, keep=keep, drop=drop)
 
     def least_count(self, size: int) -> int:
         """Positions that a group of this size keeps at least."""

@@ -57,9 +57,10 @@ class Decision:
             losses: in place of the predicted ones.
             within: least and greatest count of every group.
         """
-        free = {name: count for name, count in (channels or {}).items() if name in self.fronts}
+        largest = {} if self.budget else {name: int(own[-1]) for name, own in self.allowed.items()}
+        free = largest | {name: count for name, count in (channels or {}).items() if name in self.fronts}
         return make_plan(
-            self.fronts, self.costs, budget=self.budget, channels=free, constraints=self.constraints,
-            losses=self.losses if losses is None else losses, loss_kind=self.loss_kind, latencies=self.latencies,
-            within=within,
+            self.fronts, self.costs, budget=self.budget, channels=free,
+            constraints=self.constraints.of(self.fronts), losses=self.losses if losses is None else losses,
+            loss_kind=self.loss_kind, latencies=self.latencies, within=within,
         )  # fmt: skip

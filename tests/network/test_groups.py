@@ -193,6 +193,14 @@ def test_what_only_training_executes_is_cut_along() -> None:
     assert tuple(smaller.auxiliary.weight.grad.shape) == (5, 3)  # type: ignore[union-attr]
 
 
+def test_a_model_all_of_whose_weights_are_computed_has_no_groups() -> None:
+    normed = torch.nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(normed(nn.Conv2d(1, 4, 3)), nn.ReLU(), normed(nn.Conv2d(4, 3, 3)))
+    graph = find_groups(model.eval(), torch.zeros(1, 1, 8, 8))
+    assert graph.groups == ()
+    assert graph.frozen == ()
+
+
 def test_the_output_is_never_offered() -> None:
     graph = find_groups(nn.Sequential(nn.Conv2d(3, 4, 1)), nets.IMAGE)
     assert graph.groups == ()

@@ -96,6 +96,17 @@ def test_layers_that_are_left(run: Run) -> None:
         solve(run, budget="params=0.2", constraints=constraints, settings=QUICK)
 
 
+def test_positions_to_keep_of_a_group_that_is_left_whole_are_kept(run: Run) -> None:
+    both = Constraints(keep={"conv1": (0, 2)}, leave=("conv1",))
+    plan = solve(run, budget="params=0.6", constraints=both, settings=QUICK).plan
+    assert plan == solve(run, budget="params=0.6", constraints=Constraints(leave=("conv1",)), settings=QUICK).plan
+
+
+def test_counts_of_groups_that_are_left_whole_are_no_request_that_is_missing(run: Run) -> None:
+    plan = solve(run, channels={"conv1": 6}, constraints=Constraints(leave=("conv1",)), settings=QUICK).plan
+    assert plan.costs == plan.original_costs
+
+
 def test_left_layers_by_pattern_container_and_norm(finished: Path) -> None:
     graph = read_captured(Run.at(finished)).graph
     assert set(left_groups(graph, ("conv*",))) == {"conv1", "conv2"}
@@ -134,7 +145,13 @@ def test_conflicts_are_refused_and_change_nothing(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"round_to": 0}, {"min_channels": 0}, {"min_channels": 1.5}, {"keep": {"a": (1,)}, "drop": {"a": (1, 2)}}],
+    [
+        {"round_to": 0},
+        {"min_channels": 0},
+        {"min_channels": 1.5},
+        {"min_channels": float("inf")},
+        {"keep": {"a": (1,)}, "drop": {"a": (1, 2)}},
+    ],
 )
 def test_constraints_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
