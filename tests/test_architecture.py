@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("service", "downloading", "client"),
     ("cli",),
+    ("__main__",),
 )
 # Within a layer, who may look at whom.
 WITHIN_LAYER = {

@@ -26,7 +26,7 @@ from streamsparse.kernels.latencies import LatencyModel
 from streamsparse.report import layer_reports
 from streamsparse.service.schemas.budgets import Choice, ConstraintOptions
 from streamsparse.solve import Constraints, NetworkPoint, SolveSettings, make_plan, network_front, parse_budget
-from streamsparse.solve.budget import QUANTITIES, cost_of
+from streamsparse.solve.budget import QUANTITIES, cost_of, least_error
 from streamsparse.solve.finding import RunFronts, committed_fronts, whole_here
 from streamsparse.solve.plan import check_request
 from streamsparse.solve.stage import losses_of
@@ -239,13 +239,15 @@ def _points(
     if quantity != "max-error":
         chosen = found.fronts.chosen
         return network_front(chosen, captured.costs, found.losses, quantity, points, constraints)
-    curves = [
-        front.held_out[constraints.allowed(name, front.front.positions)]
-        for name, front in found.fronts.chosen.items()
-    ]
+    fronts = found.fronts.chosen.items()
+    allowed = {name: constraints.allowed(name, front.front.positions) for name, front in fronts}
+    errors = {name: front.held_out for name, front in fronts}
+    curves = [error[allowed[name]] for name, error in errors.items()]
     most = max((float(curve.max()) for curve in curves), default=1.0)
     least = min((float(curve[curve > 0].min(initial=most)) for curve in curves), default=most)
-    limits = np.geomspace(max(least, most / 1e6), most, points)
+    attainable = (1 + 1e-5) * max(least_error(errors, allowed).values(), default=0.0)  # limits are told in 6 digits
+    least = max(least, most / 1e6, attainable)
+    limits = np.geomspace(least, max(least, most), points)
     return tuple(_point_within(found, captured, constraints, float(limit)) for limit in limits)
 
 

@@ -117,14 +117,12 @@ def allocate(
 
     Raises:
         BudgetError: even the smallest architecture exceeds the bound on costs, or the largest the bound on the
-            loss; says what is the least possible.
+            loss or on the errors; says what is the least possible.
     """
     every = {name: np.arange(1, len(curve)) for name, curve in losses.items()}
     counts_of = every | dict(allowed or {}) | {name: np.array([count]) for name, count in (fixed or {}).items()}
     if budget.kind == "max-error":
-        return {
-            name: least_count(error, budget.limit, counts_of[name]) for name, error in (errors or losses).items()
-        }
+        return _within_error(errors or losses, counts_of, budget.limit)
     choices = [
         Choices.of(name, curve, costs, counts_of[name], (supports or {}).get(name))
         for name, curve in losses.items()
@@ -167,6 +165,33 @@ def _within_loss(table: CostTable, limit: float) -> dict[str, int]:
             remedy="raise the bound, fix fewer channel counts, or drop fewer channels",
         )
     return least_cost(table, limit).counts
+
+
+def _within_error(
+    errors: Mapping[str, np.ndarray], counts_of: Mapping[str, NDArray[np.int64]], limit: float
+) -> dict[str, int]:
+    """Fewest channels of every group."""
+    found = {name: least_count(error, limit, counts_of[name]) for name, error in errors.items()}
+    least = least_error(errors, counts_of)
+    beyond = sorted((name for name in found if least[name] > limit), key=lambda name: -least[name])
+    if beyond:
+        each = [f"{least[name]:.3g} in '{name}' with {counts_of[name][-1]} channels" for name in beyond]
+        raise BudgetError(
+            "No architecture meets this bound on the held-out errors.",
+            expected=f"an error of at most {limit:g} in every group",
+            got=f"at least {'; '.join(each[:3])}" + f"; and {len(each) - 3} more" * (len(each) > 3),
+            where="--budget",
+            remedy="raise the bound, fix larger channel counts, or drop fewer channels",
+        )
+    return found
+
+
+def least_error(errors: Mapping[str, np.ndarray], counts_of: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+    """Of every group, with as many positions as it may have; 0 with all of them, whatever rounding left there."""
+    return {
+        name: float(error[counts_of[name][-1]]) if counts_of[name][-1] < len(error) - 1 else 0.0
+        for name, error in errors.items()
+    }
 
 
 def least_count(errors: np.ndarray, bound: float, allowed: np.ndarray | None = None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +181,12 @@ def test_impossible_request_is_refused_before_capture(tmp_path: Path, files: dic
     result = invoke("prune", tmp_path / "run", *model_options(files), "--channels", "conv1=99")
     assert result.exit_code == 2
     assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_the_package_is_the_command() -> None:
+    """`python -m streamsparse` of the interpreter that is meant."""
+    done = subprocess.run(
+        [sys.executable, "-m", "streamsparse", "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "No such command 'nonsense'" in done.stderr

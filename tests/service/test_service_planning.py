@@ -9,7 +9,7 @@ import pytest
 
 from streamsparse.errors import BudgetError, StageMissingError, UsageError
 from streamsparse.latencies import measure_latencies
-from streamsparse.service.planning import Planner
+from streamsparse.service.planning import Planner, constraints_of
 from streamsparse.service.schemas.budgets import Choice, ConstraintOptions
 from streamsparse.solve import Constraints, solve, trade_off
 from streamsparse.store import Run
@@ -79,6 +79,20 @@ def test_the_front_falls_and_is_remembered(run: Run) -> None:
     losses = [point.predicted_loss for point in points]
     assert losses == sorted(losses)
     assert planner.front(run, ConstraintOptions(), "params", 6)[0] is points
+
+
+def test_a_front_by_errors_begins_where_positions_to_drop_leave_it(run: Run) -> None:
+    options = ConstraintOptions(drop={"conv1": [0, 3], "fc1": [2, 5, 6]})
+    solve(run, budget="params=0.5", constraints=constraints_of(options))
+    planner = Planner()
+    points, _ = planner.front(run, options, "max-error", 4)
+    limits = [float(point.budget.partition("=")[2]) for point in points]
+    for point, limit in zip(points, limits, strict=True):
+        plan = planner.plan(run, Choice(budget=point.budget, drop=options.drop)).plan
+        assert plan.counts == point.counts
+        assert max(plan.predicted_errors.values()) <= limit
+    with pytest.raises(BudgetError, match="held-out errors"):
+        planner.plan(run, Choice(budget=f"max-error={limits[0] / 2}", drop=options.drop))
 
 
 def test_a_front_by_errors_and_seconds_on_a_device(run: Run) -> None:

@@ -68,6 +68,21 @@ def test_max_error_keeps_the_fewest_channels_within_it(
         assert count == 1 or none_is or errors[name][count - 1] > bound
 
 
+def test_a_bound_on_errors_that_given_counts_exceed_is_refused(costs: CostModel) -> None:
+    errors = {name: np.linspace(1, 0, size + 1) for name, size in SIZES.items()}
+    bound = Budget("max-error", 0.2)
+    fitting = allocate(bound, errors, costs, {"conv2": 7})
+    assert fitting == {"conv1": 5, "conv2": 7, "fc1": 10}
+    with pytest.raises(BudgetError, match=r"0\.5 in 'conv2' with 4 channels; 0\.333 in 'conv1' with 4") as raised:
+        allocate(bound, errors, costs, {"conv2": 4}, allowed={"conv1": np.array([2, 4])})
+    assert "fc1" not in str(raised.value)
+
+
+def test_groups_that_stay_whole_are_within_every_bound(costs: CostModel) -> None:
+    errors = {name: np.linspace(1, 1e-9, size + 1) for name, size in SIZES.items()}  # round-off where all stay
+    assert allocate(Budget("max-error", 0.0), errors, costs, {"conv2": 8}) == SIZES
+
+
 def test_counts_by_hand_are_kept(costs: CostModel) -> None:
     errors = {name: np.linspace(1, 0, size + 1) for name, size in SIZES.items()}
     counts = allocate(Budget("params", 0.3), errors, costs, {"conv2": 7})
