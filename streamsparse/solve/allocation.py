@@ -1,8 +1,8 @@
 """Which counts lose least within a bound, over groups whose costs multiply.
 
 The cost of a network is a sum of products of neighbouring groups' counts, and losses need not be convex, so the
-exact optimum is out of reach for large networks. Three ways lead to architectures within the bound, and the best
-after the third is taken:
+exact optimum is out of reach for large networks. Where there are few architectures all are looked at. Else three
+ways lead to some within the bound, and the best after the third is taken:
 
 * a Lagrange multiplier (H. Everett, "Generalized Lagrange multiplier method", Operations Research 11, 1963):
   loss + λ·cost is minimised group by group, each exactly given its neighbours, and λ is bisected;
@@ -22,6 +22,7 @@ import numpy as np
 
 from streamsparse.solve.architecture import Architecture, PriceTable
 from streamsparse.solve.exchanges import improve
+from streamsparse.solve.exhaustive import are_few, best_of_all
 
 _SWEEPS = 60
 _BISECTIONS = 24
@@ -49,13 +50,16 @@ def least_loss(table: PriceTable, cost_limit: float, *, from_whole: bool = True)
 
     Args:
         cost_limit: in whole units (parameters, nanoseconds); the smallest architecture meets `bound_of` it.
-        from_whole: descend from the whole network too, unless it is very large, and improve everything that was
-            found: then it is never worse than steepest descent. Takes most of the time, and gains little.
+        from_whole: look at all architectures where they are few; else descend from the whole network too, unless
+            it is very large, and improve everything that was found: then it is never worse than steepest descent.
+            Takes most of the time, and gains little.
     """
     limit = bound_of(cost_limit)
     largest = Architecture(table, [len(one.counts) - 1 for one in table.choices])
     if largest.cost <= limit:
         return largest
+    if from_whole and are_few(table) and (best := best_of_all(table, limit)) is not None:
+        return best
     found, beyond = _bisected(table, lambda one: one.cost <= limit)
     found.append(descend(beyond, limit))
     if from_whole and _descent_effort(table) <= _DESCENT_EFFORT:
@@ -81,6 +85,8 @@ def least_cost(table: PriceTable, loss_limit: float) -> Architecture:
     smallest = Architecture(table, [0] * len(table.choices))
     if smallest.loss <= loss_limit:
         return smallest
+    if are_few(table) and (best := best_of_all(table, loss_limit, bounded="loss")) is not None:
+        return best
     found, _ = _bisected(table, lambda one: one.loss <= loss_limit)
     for one in found:
         improve(one, loss_limit, bounded="loss")

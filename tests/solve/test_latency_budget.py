@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from streamsparse.errors import BudgetError
 from streamsparse.kernels.costs import CostModel
 from streamsparse.kernels.latencies import LatencyModel, LayerTable
-from streamsparse.solve import Budget, allocate, parse_budget
+from streamsparse.solve import Budget, allocate, exhaustive, parse_budget
 from streamsparse.solve.architecture import Architecture, Choices, LatencyTable
-from tests.solve.test_allocation import MODELS, loss_of
+from tests.solve.test_allocation import MODELS, loss_of, losses_of
 
 
 def latency_of(costs: CostModel, random: np.random.Generator) -> LatencyModel:
@@ -60,19 +60,45 @@ def test_prices_are_those_of_the_model_however_one_gets_there(
         assert found.cost == pytest.approx(1e9 * float(model.seconds(found.counts)))
 
 
+def optimum(model: LatencyModel, losses: dict[str, np.ndarray], limit: float) -> float:
+    """The least loss within so many seconds, of all architectures."""
+    table = np.array(list(product(*(range(1, size + 1) for size in model.costs.sizes))))
+    predicted = sum((losses[name][table[:, place]] for place, name in enumerate(model.costs.groups)), np.zeros(1))
+    return float(predicted[model.seconds(table) <= limit].min())
+
+
+def limit_at(model: LatencyModel, share: float) -> float:
+    """Seconds between the smallest architecture's and the whole one's."""
+    ends = [float(model.seconds(counts)) for counts in (dict.fromkeys(model.costs.groups, 1), {})]
+    return ends[0] + share * (ends[1] - ends[0]) + 2e-9
+
+
 @settings(deadline=None, max_examples=30)
 @given(problems(), st.floats(0.05, 1))
-def test_within_the_time_and_near_the_optimum(
+def test_the_least_loss_within_a_time(
     problem: tuple[LatencyModel, dict[str, np.ndarray], np.random.Generator], share: float
 ) -> None:
     model, losses, _ = problem
-    table = np.array(list(product(*(range(1, size + 1) for size in model.costs.sizes))))
-    spent = model.seconds(table)
-    limit = spent.min() + share * (spent.max() - spent.min()) + 2e-9
+    limit = limit_at(model, share)
     counts = allocate(Budget("latency", limit, "cpu"), losses, model.costs, latencies=model)
     assert float(model.seconds(counts)) <= limit
-    predicted = sum((losses[name][table[:, place]] for place, name in enumerate(model.costs.groups)), np.zeros(1))
-    assert loss_of(losses, counts) <= 1.1 * predicted[spent <= limit].min() + 1e-12
+    assert loss_of(losses, counts) <= optimum(model, losses, limit - 1e-9) + 1e-12
+
+
+def test_the_search_of_large_networks_comes_near_the_optimum_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same problems every time."""
+    monkeypatch.setattr(exhaustive, "WALKS", 0)
+    random = np.random.default_rng(0)
+    excess = []
+    for _ in range(60):
+        costs = MODELS[random.choice(sorted(MODELS))]
+        model, losses = latency_of(costs, random), losses_of(costs, random, 1.0)
+        limit = limit_at(model, random.uniform(0.05, 1))
+        counts = allocate(Budget("latency", limit, "cpu"), losses, costs, latencies=model)
+        assert float(model.seconds(counts)) <= limit
+        excess.append(loss_of(losses, counts) / max(optimum(model, losses, limit), 1e-12) - 1)
+    assert np.mean(np.array(excess) < 1e-9) >= 0.9
+    assert max(excess) < 0.3
 
 
 @settings(deadline=None, max_examples=30)
