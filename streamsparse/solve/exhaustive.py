@@ -11,7 +11,7 @@ from streamsparse.solve.architecture import Architecture, PriceTable
 from streamsparse.solve.exchanges import Bounded
 
 WALKS = 500
-"""Effort: choices of all groups but the one with most, all priced at once; a tenth of a second at most."""
+"""Effort: choices of all groups but the one with most, priced at once; takes about as long as the search."""
 
 
 def are_few(table: PriceTable) -> bool:
